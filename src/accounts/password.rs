@@ -1,0 +1,1 @@
+//! Password hashes: kinds, verification, rules for new passwords.

@@ -1,0 +1,1 @@
+//! How many wrong passwords a client network may try for one account.

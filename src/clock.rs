@@ -1,0 +1,106 @@
+//! Time as an argument: the wall clock, the monotonic clock, and a clock for tests that a test moves by hand.
+//!
+//! Nothing else in the program asks the operating system for the time (a lint holds it), so that every rule that
+//! depends on time can be tested without waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A source of time. Cheap to clone; clones of a manual clock move together.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System,
+    Manual { unix_millis: Arc<AtomicU64>, origin: Instant, start: u64 },
+}
+
+impl Clock {
+    /// The operating system's clocks.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still at `unix_seconds` until [`Clock::advance`] moves it.
+    #[must_use]
+    pub fn manual(unix_seconds: u64) -> Self {
+        let start = unix_seconds * 1000;
+        #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
+        let origin = Instant::now();
+        Self(Source::Manual { unix_millis: Arc::new(AtomicU64::new(start)), origin, start })
+    }
+
+    /// Moves a manual clock forward. The system clock can't be moved, so it does nothing there.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual { unix_millis, .. } = &self.0 {
+            let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            unix_millis.fetch_add(millis, Ordering::SeqCst);
+        }
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z. A clock set before 1970 reads as 0.
+    #[must_use]
+    pub fn unix_millis(&self) -> u64 {
+        match &self.0 {
+            Source::System => {
+                #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
+                let now = SystemTime::now();
+                now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }
+            Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Whole seconds since 1970-01-01T00:00:00Z, as `NumericDate` of RFC 7519 section 2 counts them.
+    #[must_use]
+    pub fn unix_seconds(&self) -> u64 {
+        self.unix_millis() / 1000
+    }
+
+    /// A reading of the monotonic clock, for measuring spans.
+    #[must_use]
+    pub fn instant(&self) -> Instant {
+        match &self.0 {
+            #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
+            Source::System => Instant::now(),
+            Source::Manual { unix_millis, origin, start } => {
+                *origin + Duration::from_millis(unix_millis.load(Ordering::SeqCst) - start)
+            }
+        }
+    }
+}
+
+/// Writes a time as RFC 3339 in UTC with whole seconds, for example `2026-11-24T09:30:00Z`.
+///
+/// A time after the year 9999 is written as the last second of that year.
+#[must_use]
+pub fn rfc3339(unix_seconds: u64) -> String {
+    const LAST: i64 = 253_402_207_200;
+    let seconds = i64::try_from(unix_seconds).unwrap_or(LAST).min(LAST);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| String::from("9999-12-30T22:00:00Z"), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let clock = Clock::manual(1_000);
+        let before = clock.instant();
+        assert_eq!(clock.unix_seconds(), 1_000);
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(clock.unix_millis(), 1_001_500);
+        assert_eq!(clock.instant() - before, Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_795_512_600), "2026-11-24T09:30:00Z");
+        assert!(rfc3339(u64::MAX).starts_with("9999-"));
+    }
+}

@@ -1,0 +1,308 @@
+//! What the operator meant. `file` mirrors the TOML, `check` turns it into [`Config`] and reports every problem at once.
+//!
+//! Everything here is already checked: a [`Config`] that exists can be served.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::secret::Secret;
+
+/// A whole, checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it came from, where there is one.
+    pub source: Option<PathBuf>,
+    /// Store, generated keys, admin socket.
+    pub data_dir: PathBuf,
+    pub server: Server,
+    pub admin: Admin,
+    pub store: Store,
+    pub token: Token,
+    pub cookie: Cookie,
+    pub login: Login,
+    /// Where the portal's endpoints live: `""` or a path such as `/_auth` (no trailing slash).
+    pub portal_prefix: String,
+    pub identity: Identity,
+    /// By name, as `[upstream.NAME]` gives it.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
+    /// `[[test]]`, already run by the check.
+    pub tests: Vec<PolicyTest>,
+    pub log: Log,
+    /// Things that are allowed but unwise, each a sentence with its place (`FILE:LINE:COLUMN: key: …`).
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub listen: Vec<Listen>,
+    /// Number of worker threads; never 0 here.
+    pub workers: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    pub drain: Duration,
+    pub limits: Limits,
+}
+
+/// One place to accept connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `HOST:PORT`; port 0 takes any free one.
+    Tcp(SocketAddr),
+    /// `unix:/path`.
+    Unix(PathBuf),
+    /// `fd:NAME`, handed over by the service manager.
+    Descriptor(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_headers: usize,
+    /// Bytes, request line included.
+    pub max_header_bytes: usize,
+    pub body_timeout: Duration,
+    pub max_connections: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// `None`: no admin listener.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub kind: StoreKind,
+    pub max_staleness: Duration,
+    pub on_stale: OnStale,
+    /// How long one call to the store may take.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Sled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStale {
+    Serve,
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    Hs256,
+    EdDsa,
+    Es256,
+}
+
+#[derive(Clone, Debug)]
+pub struct Token {
+    pub algorithm: Algorithm,
+    /// What signs: read from its file or the environment when the configuration was checked.
+    /// `None`: the newest key of that algorithm in `data_dir/keys`.
+    pub signing_key: Option<KeyMaterial>,
+    /// Still accepted, no longer used to sign.
+    pub previous_keys: Vec<KeyMaterial>,
+    pub issuer: String,
+    pub lifetime: Duration,
+    pub refresh_below: Duration,
+    /// From the login on; zero: no limit.
+    pub max_lifetime: Duration,
+}
+
+/// One key as it was read.
+#[derive(Clone, Debug)]
+pub struct KeyMaterial {
+    /// The file, or `$JWT_SECRET`; for messages.
+    pub origin: String,
+    pub algorithm: Algorithm,
+    /// HS256: the secret's bytes less one final newline. EdDSA and ES256: a PKCS #8 PEM.
+    pub bytes: Secret<Vec<u8>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    pub name: String,
+    /// `""`: this host only.
+    pub domain: String,
+    pub path: String,
+    pub secure: SecureCookie,
+    pub same_site: SameSite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecureCookie {
+    Always,
+    Never,
+    /// Unless the browser came over plain HTTP.
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    Lax,
+    Strict,
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub bcrypt_cost: u32,
+    pub max_attempts: u32,
+    pub window: Duration,
+    /// Characters, not bytes.
+    pub min_password_length: usize,
+    /// Lower-case host names, with a port where one was given, to which `rd` may lead.
+    pub redirect_hosts: Vec<String>,
+    pub title: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Every header that is sent, preset and configured ones together, in order.
+    pub headers: Vec<IdentityHeader>,
+    /// The subset that the file configured under `[identity.headers]`; `/check` sends these too.
+    pub configured: Vec<IdentityHeader>,
+}
+
+/// One identity header and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeader {
+    pub name: http::HeaderName,
+    pub template: Vec<TemplatePart>,
+}
+
+/// A piece of a header template such as `"{username}"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    Text(String),
+    Id,
+    Username,
+    Email,
+    /// Comma-separated.
+    Groups,
+    DisplayName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub name: String,
+    /// At least one.
+    pub urls: Vec<UpstreamUrl>,
+    pub host: UpstreamHost,
+    pub connect_timeout: Duration,
+    pub response_timeout: Duration,
+    /// `None`: passive health checks only.
+    pub health_path: Option<String>,
+    pub ca_file: Option<PathBuf>,
+    /// This backend gets the access token too, because it verifies it itself.
+    pub forward_token: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamUrl {
+    /// `http://host:port`; the host is a name or an address without brackets.
+    Http { host: String, port: u16 },
+    /// `https://host:port`.
+    Https { host: String, port: u16 },
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamHost {
+    Preserve,
+    Upstream,
+    Fixed(String),
+}
+
+/// One `[[route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// For logs and `explain`: `HOST/PATH` as the file wrote it, with the methods where it names some.
+    pub name: String,
+    pub host: HostPattern,
+    /// Starts with `/`; no trailing slash unless it is `/` itself.
+    pub path: String,
+    pub exact: bool,
+    /// Empty: all. `GET` covers `HEAD`.
+    pub methods: Vec<http::Method>,
+    pub access: Access,
+    pub groups: Vec<String>,
+    /// Canonical user names.
+    pub users: Vec<String>,
+    pub api: bool,
+    /// `""`, or a prefix of `path`.
+    pub strip_prefix: String,
+    /// Name of an upstream; `None` only where `access` is [`Access::Deny`].
+    pub upstream: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    Any,
+    /// Lower case, no port, no trailing dot.
+    Exact(String),
+    /// `*.example.com` holds `example.com`: exactly one label before it.
+    Wildcard(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Required,
+    Optional,
+    Public,
+    Deny,
+}
+
+/// One `[[test]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyTest {
+    pub method: http::Method,
+    /// As in the file.
+    pub url: String,
+    pub user: Option<String>,
+    pub groups: Vec<String>,
+    pub expect: Expectation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    Allow,
+    Deny,
+    Login,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `doorward=debug`.
+    pub level: String,
+    pub access: bool,
+    /// `None`: with the log.
+    pub audit_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+impl Token {
+    /// The longest time after its `iat` for which a token can be accepted. Verification caps `exp` with it, and an
+    /// entry of the revocation log that covers tokens of unknown end is kept that long.
+    #[must_use]
+    pub fn horizon(&self) -> Duration {
+        const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+        if self.max_lifetime.is_zero() { self.lifetime.max(YEAR) } else { self.lifetime.max(self.max_lifetime) }
+    }
+}

@@ -1,0 +1,15 @@
+//! Doorward.
+
+pub mod accounts;
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod message;
+pub mod policy;
+pub mod portal;
+pub mod router;
+pub mod secret;
+pub mod store;
+pub mod telemetry;
+pub mod upstream;

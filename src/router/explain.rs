@@ -1,0 +1,1 @@
+//! Why a request takes the route that it takes, for `doorward explain`.

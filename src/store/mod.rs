@@ -1,0 +1,120 @@
+//! Where accounts, sessions and the revocation log live.
+//!
+//! [`Store`] is what every backend offers; one conformance suite runs over all of them. Every change is one atomic
+//! [`Write`] list, durable before it is acknowledged, and followers of the log have been told by then as well.
+
+mod record;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use record::{Account, AccountId, LogEntry, NameError, Revocation, Session, SessionId, Username};
+
+/// What a call to a store returns. It can be awaited on any runtime.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// One part of an atomic change.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A new account. [`StoreError::NameTaken`] or [`StoreError::IdTaken`] where one of that name or id exists.
+    InsertAccount(Account),
+    /// Replaces the account of that id. Its `revision` must be the stored one; the store raises it by one.
+    /// [`StoreError::Conflict`] where somebody else was faster, [`StoreError::NoSuchAccount`] where it is gone.
+    UpdateAccount(Account),
+    /// Removes the account. [`StoreError::NoSuchAccount`] where there is none.
+    RemoveAccount(AccountId),
+    /// Writes a session, new or renewed.
+    PutSession(Session),
+    /// Rewrites a session only where it is still there (a renewal that raced a logout brings nothing back).
+    TouchSession(Session),
+    /// Removes one session; no error where there is none.
+    RemoveSession(SessionId),
+    /// Removes every session of one account.
+    RemoveSessionsOf(AccountId),
+    /// Removes every session.
+    RemoveAllSessions,
+    /// Appends to the revocation log; the store gives it the next number. `expires`: Unix seconds after which no
+    /// token that it covers can still be valid.
+    Revoke { what: Revocation, at: u64, expires: u64 },
+}
+
+/// What a change did.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// The number of the last entry of the revocation log after the change.
+    pub log_head: u64,
+    /// The entries that this change appended.
+    pub entries: Vec<LogEntry>,
+}
+
+/// Told of every live log entry, in order, before the change that wrote it is acknowledged.
+pub trait LogFollower: Send + Sync {
+    /// `entries` are the live ones in ascending order and `head` is the newest number of the log, which may be higher
+    /// than that of the last live entry.
+    fn extend(&self, entries: &[LogEntry], head: u64);
+}
+
+/// A store of accounts, sessions and the revocation log.
+pub trait Store: Send + Sync {
+    /// The account of that id.
+    fn account(&self, id: &AccountId) -> StoreFuture<'_, Option<Account>>;
+    /// The account of that canonical name.
+    fn account_by_name(&self, name: &Username) -> StoreFuture<'_, Option<Account>>;
+    /// All accounts, ordered by name.
+    fn accounts(&self) -> StoreFuture<'_, Vec<Account>>;
+    /// One session.
+    fn session(&self, id: &SessionId) -> StoreFuture<'_, Option<Session>>;
+    /// The sessions of one account, or all, oldest first. Expired ones are not among them.
+    fn sessions(&self, of: Option<&AccountId>) -> StoreFuture<'_, Vec<Session>>;
+    /// Applies all writes or none. Durable, and told to the followers, when it answers.
+    fn apply(&self, writes: Vec<Write>) -> StoreFuture<'_, Applied>;
+    /// The number of the newest log entry; 0 where there is none.
+    fn log_head(&self) -> StoreFuture<'_, u64>;
+    /// Tells `follower` every live entry at once, then each new one.
+    fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()>;
+    /// Every live log entry (for a dump).
+    fn log(&self) -> StoreFuture<'_, Vec<LogEntry>>;
+    /// Whether the store takes changes right now.
+    fn health(&self) -> StoreFuture<'_, ()>;
+    /// Waits for everything acknowledged to be on disk and lets the store go; later calls fail.
+    fn close(&self) -> StoreFuture<'_, ()>;
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An account of that name exists.
+    #[error("an account named {0:?} exists already")]
+    NameTaken(String),
+    /// An account of that id exists.
+    #[error("an account with the id {0:?} exists already")]
+    IdTaken(String),
+    /// The account changed in the meantime; read it again.
+    #[error("the account was changed by somebody else at the same time; try again")]
+    Conflict,
+    /// There is no such account.
+    #[error("there is no such account")]
+    NoSuchAccount,
+    /// A record is larger than the store takes.
+    #[error("the record is too large: {size} bytes, at most {limit}")]
+    TooLarge { size: usize, limit: usize },
+    /// Another process has the folder open.
+    #[error("{folder} is open in another process; stop it, or use the commands while it runs")]
+    InUse { folder: String },
+    /// The store is damaged, foreign or of another version. Left untouched.
+    #[error("{folder}: {problem}. It was left untouched. {way_back}")]
+    Damaged { folder: String, problem: String, way_back: String },
+    /// It can't be reached, or can't write.
+    #[error("the store is not available: {problem}")]
+    Unavailable {
+        /// What happened.
+        problem: String,
+        /// The cause, where there is one.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// It did not answer in `store.timeout`.
+    #[error("the store did not answer in time")]
+    TimedOut,
+}

@@ -1,0 +1,95 @@
+//! The audit log: one JSON line for every event that somebody may have to account for.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock::{Clock, rfc3339};
+
+/// One event. Fields that say nothing are left out of the line. Never put a secret into one.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Event<'a> {
+    /// `login`, `login_failed`, `login_throttled`, `renewal`, `logout`, `revocation`, `account_added`, … (fixed words).
+    pub event: &'static str,
+    /// `ok` or a reason code.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub outcome: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub username: &'a str,
+    #[serde(rename = "_id", skip_serializing_if = "str::is_empty")]
+    pub id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub sid: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub client: &'a str,
+    /// Further words for a person, such as which groups an account has now.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub detail: &'a str,
+}
+
+/// The audit log. Cheap to clone.
+#[derive(Clone)]
+pub struct Audit(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    file: Option<Mutex<File>>,
+}
+
+impl Audit {
+    /// With the ordinary log (target `doorward::audit`).
+    #[must_use]
+    pub fn with_log(clock: Clock) -> Self {
+        Self(Arc::new(Inner { clock, file: None }))
+    }
+
+    /// Into a file of its own, made with mode 0600, appended to, one line a write.
+    pub fn to_file(clock: Clock, path: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        Ok(Self(Arc::new(Inner { clock, file: Some(Mutex::new(file)) })))
+    }
+
+    /// Writes one event. An audit file that can't be written is reported on the log with the event itself, so that
+    /// nothing is lost in silence.
+    pub fn record(&self, event: &Event<'_>) {
+        #[derive(serde::Serialize)]
+        struct Line<'a> {
+            time: String,
+            kind: &'static str,
+            #[serde(flatten)]
+            event: &'a Event<'a>,
+        }
+        let line = Line { time: rfc3339(self.0.clock.unix_seconds()), kind: "audit", event };
+        let mut text = serde_json::to_string(&line).unwrap_or_default();
+        if let Some(file) = &self.0.file {
+            text.push('\n');
+            let written = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
+            if let Err(error) = written {
+                tracing::error!(target: "doorward::audit", %error, event = text.trim_end(), "the audit file can't be written");
+            }
+        } else {
+            crate::telemetry::log_line(&text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_stays_inside_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let audit = Audit::to_file(Clock::manual(1_795_512_600), &path).unwrap();
+        audit.record(&Event { event: "login_failed", username: "a\nb\u{1b}[2J\"", ..Event::default() });
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["username"], "a\nb\u{1b}[2J\"");
+        assert_eq!(line["time"], "2026-11-24T09:30:00Z");
+        assert!(line.get("sid").is_none());
+    }
+}

@@ -1,0 +1,217 @@
+//! Metrics in the Prometheus text format. Label sets are fixed: nothing that a client sends becomes a label.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamLabels {
+    upstream: String,
+    url: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabel {
+    reason: &'static str,
+}
+
+/// All metrics of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Histogram,
+    in_flight: Gauge,
+    connections: Gauge,
+    denials: Family<DecisionLabel, Counter>,
+    logins: Family<OutcomeLabel, Counter>,
+    renewals: Family<OutcomeLabel, Counter>,
+    revocations: Counter,
+    live_revocations: Gauge,
+    revocation_lag: Gauge,
+    store_up: Gauge,
+    upstream_up: Family<UpstreamLabels, Gauge>,
+    upstream_errors: Family<UpstreamLabels, Counter>,
+    hash_queue: Gauge,
+    reloads: Family<OutcomeLabel, Counter>,
+    panics: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("doorward");
+        macro_rules! register {
+            ($metric:expr, $name:literal, $help:literal) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let inner = Inner {
+            requests: register!(Family::default(), "requests", "Requests by route and status class"),
+            durations: register!(
+                Histogram::new(exponential_buckets(0.001, 2.5, 12)),
+                "request_duration_seconds",
+                "From the request's head to the end of the answer's body"
+            ),
+            in_flight: register!(Gauge::default(), "requests_in_flight", "Requests being answered"),
+            connections: register!(Gauge::default(), "connections", "Open client connections"),
+            denials: register!(Family::default(), "denials", "Refused requests by reason"),
+            logins: register!(Family::default(), "logins", "Tries to log in by outcome"),
+            renewals: register!(Family::default(), "renewals", "Token renewals by outcome"),
+            revocations: register!(Counter::default(), "revocations", "Entries read from the revocation log"),
+            live_revocations: register!(
+                Gauge::default(),
+                "live_revocations",
+                "Entries of the revocation log in memory"
+            ),
+            revocation_lag: register!(
+                Gauge::default(),
+                "revocation_lag_seconds",
+                "How old this process's knowledge of the revocation log may be"
+            ),
+            store_up: register!(Gauge::default(), "store_up", "1 while the store takes changes"),
+            upstream_up: register!(Family::default(), "upstream_up", "1 while the upstream's URL is in use"),
+            upstream_errors: register!(Family::default(), "upstream_errors", "Failed tries by upstream URL"),
+            hash_queue: register!(Gauge::default(), "hash_queue", "Passwords waiting to be hashed"),
+            reloads: register!(Family::default(), "reloads", "Reloads of the configuration by outcome"),
+            panics: register!(Counter::default(), "panics", "Requests that ended in a defect of the program"),
+            registry: Registry::default(),
+        };
+        Self(Arc::new(Inner { registry, ..inner }))
+    }
+}
+
+impl Metrics {
+    /// A request was taken up.
+    pub fn request_began(&self) {
+        self.0.in_flight.inc();
+    }
+
+    /// A request ended, its body included. `route` is a route's name from the configuration.
+    pub fn request_ended(&self, route: &str, status: u16, took: Duration) {
+        let status = match status {
+            100..200 => "1xx",
+            200..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            _ => "5xx",
+        };
+        self.0.in_flight.dec();
+        self.0.requests.get_or_create(&RequestLabels { route: route.to_owned(), status }).inc();
+        self.0.durations.observe(took.as_secs_f64());
+    }
+
+    /// A request was refused.
+    pub fn denied(&self, reason: &'static str) {
+        self.0.denials.get_or_create(&DecisionLabel { reason }).inc();
+    }
+
+    /// A client connection opened.
+    pub fn connection_opened(&self) {
+        self.0.connections.inc();
+    }
+
+    /// A client connection closed.
+    pub fn connection_closed(&self) {
+        self.0.connections.dec();
+    }
+
+    /// `ok`, `refused`, `throttled`, `busy`, `unavailable`.
+    pub fn login(&self, outcome: &'static str) {
+        self.0.logins.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// `ok`, `refused`, `unavailable`.
+    pub fn renewal(&self, outcome: &'static str) {
+        self.0.renewals.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Entries of the revocation log arrived.
+    pub fn revocations(&self, new: u64, live: usize) {
+        self.0.revocations.inc_by(new);
+        self.0.live_revocations.set(i64::try_from(live).unwrap_or(i64::MAX));
+    }
+
+    /// How old this process's knowledge of the log may be, in seconds.
+    pub fn revocation_lag(&self, seconds: u64) {
+        self.0.revocation_lag.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the store takes changes.
+    pub fn store_up(&self, up: bool) {
+        self.0.store_up.set(i64::from(up));
+    }
+
+    /// Whether one URL of an upstream is in use.
+    pub fn upstream_up(&self, upstream: &str, url: &str, up: bool) {
+        let labels = UpstreamLabels { upstream: upstream.to_owned(), url: url.to_owned() };
+        self.0.upstream_up.get_or_create(&labels).set(i64::from(up));
+    }
+
+    /// A try at an upstream failed.
+    pub fn upstream_error(&self, upstream: &str, url: &str) {
+        let labels = UpstreamLabels { upstream: upstream.to_owned(), url: url.to_owned() };
+        self.0.upstream_errors.get_or_create(&labels).inc();
+    }
+
+    /// Passwords waiting to be hashed.
+    pub fn hash_queue(&self, waiting: usize) {
+        self.0.hash_queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    /// `ok` or `refused`.
+    pub fn reload(&self, outcome: &'static str) {
+        self.0.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// A request ended in a panic.
+    pub fn panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// The text that `GET /metrics` answers.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.0.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.request_began();
+        metrics.request_ended("app/", 204, Duration::from_millis(3));
+        metrics.login("refused");
+        let text = metrics.text();
+        assert!(text.contains("doorward_requests_total{route=\"app/\",status=\"2xx\"} 1"), "{text}");
+        assert!(text.contains("doorward_logins_total{outcome=\"refused\"} 1"), "{text}");
+        assert!(text.contains("doorward_requests_in_flight 0"), "{text}");
+    }
+}
