@@ -1,6 +1,8 @@
 //! Doorward.
 
 pub mod accounts;
+pub mod admin;
+pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod clock;
