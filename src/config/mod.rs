@@ -272,6 +272,8 @@ pub struct PolicyTest {
     pub user: Option<String>,
     pub groups: Vec<String>,
     pub expect: Expectation,
+    /// Where it stands in the file, from 1.
+    pub line: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
