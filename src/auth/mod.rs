@@ -1,6 +1,12 @@
-//! Tokens, sessions, revocation. `auth` never hashes a password.
+//! Tokens, sessions, revocation: who sent a request, and whether he still may.
+//!
+//! - `auth` never hashes a password.
+//! - Finding out who sent a request ([`identify`]) does no I/O and takes no lock.
+//! - Whatever fails, is doubled or contradicts itself names nobody.
 
 pub mod cache;
+mod flight;
+mod key_files;
 pub mod keys;
 pub mod revocation;
 pub mod session;
@@ -10,7 +16,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::policy::{Caller, Principal};
+use crate::policy::{Caller, Principal, Unidentified};
 use crate::store::{AccountId, SessionId};
 
 /// A token that verified, ready for every request that carries it. Immutable.
@@ -66,14 +72,118 @@ pub struct Identified {
 }
 
 /// Finds out who sent a request, without I/O. Tries every cookie of the name and `Authorization: Bearer`; valid ones of
-/// two people count as none.
+/// two people count as none. `now`: Unix seconds.
+///
+/// While [`revocation::Revocations::is_ready`] is false nobody is let in; the caller answers 503 before it comes here.
 pub fn identify(
-    _headers: &HeaderMap,
-    _cookie_name: &str,
-    _ring: &keys::KeyRing,
-    _cache: &mut cache::TokenCache,
-    _revocations: &revocation::Revocations,
-    _now: u64,
+    headers: &HeaderMap,
+    cookie_name: &str,
+    ring: &keys::KeyRing,
+    cache: &mut cache::TokenCache,
+    revocations: &revocation::Revocations,
+    now: u64,
 ) -> Identified {
-    todo!("helper: auth")
+    let cookies = crate::message::cookies::values(headers, cookie_name);
+    let bearers = headers.get_all(http::header::AUTHORIZATION).iter().filter_map(bearer);
+    identify_tokens(cookies, bearers, |token| {
+        let verified = cache.verify(token, ring, now)?;
+        let standing = revocations.standing(&verified);
+        Ok((verified, standing))
+    })
+}
+
+/// The token of one `Authorization: Bearer` (RFC 6750 section 2.1); the scheme's name in any case (RFC 9110 section 11.1).
+fn bearer(value: &http::HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches([' ', '\t']))
+}
+
+/// Decides between all credentials of a request. Tells by `check` what each is worth.
+fn identify_tokens<'a>(
+    cookies: impl Iterator<Item = &'a str>,
+    bearers: impl Iterator<Item = &'a str>,
+    mut check: impl FnMut(&str) -> Result<(Arc<Verified>, Standing), token::TokenError>,
+) -> Identified {
+    let mut found = Found::default();
+    for token in cookies {
+        found.cookie_came = true;
+        found.add(check(token), Source::Cookie);
+    }
+    let cookies_conflict = found.conflict;
+    let cookie_is_good = found.best.is_some() && !cookies_conflict;
+    let mut own_bearer = false;
+    for token in bearers {
+        let result = check(token);
+        own_bearer |= match &result {
+            Ok(_) => true,
+            Err(error) => error.is_signed_by_us(),
+        };
+        found.add(result, Source::Bearer);
+    }
+    let stale_cookie = found.cookie_came && !cookie_is_good;
+    let nobody = |why| Identified {
+        caller: Caller::Anonymous(why),
+        credential: None,
+        standing: Standing::Current,
+        stale_cookie,
+        own_bearer,
+    };
+    if found.conflict {
+        return nobody(Unidentified::ConflictingTokens);
+    }
+    let Some((verified, standing, source)) = found.best else {
+        return nobody(found.problem.unwrap_or(Unidentified::NoCredential));
+    };
+    Identified {
+        caller: Caller::Person(Arc::clone(&verified.principal)),
+        credential: Some((verified, source)),
+        standing,
+        stale_cookie,
+        own_bearer,
+    }
+}
+
+/// What the credentials looked at so far come to.
+#[derive(Default)]
+struct Found {
+    cookie_came: bool,
+    best: Option<(Arc<Verified>, Standing, Source)>,
+    conflict: bool,
+    /// The most telling reason why one failed.
+    problem: Option<Unidentified>,
+}
+
+impl Found {
+    fn add(&mut self, result: Result<(Arc<Verified>, Standing), token::TokenError>, source: Source) {
+        let (verified, standing) = match result {
+            Ok((_, Standing::Revoked)) => return self.note(Unidentified::RevokedToken),
+            Ok(valid) => valid,
+            Err(token::TokenError::Expired) => return self.note(Unidentified::ExpiredToken),
+            Err(_) => return self.note(Unidentified::InvalidToken),
+        };
+        if let Some((known, _, known_source)) = &self.best {
+            if known.account != verified.account {
+                self.conflict = true;
+                return;
+            }
+            // The same person twice: the freshest; but one who brings a bearer token as well is a program, which has
+            // no use for a new cookie.
+            let fresher = (verified.issued_at, verified.expires) > (known.issued_at, known.expires);
+            if source == *known_source && !fresher {
+                return;
+            }
+        }
+        self.best = Some((verified, standing, source));
+    }
+
+    fn note(&mut self, problem: Unidentified) {
+        let telling = |problem| match problem {
+            Unidentified::RevokedToken => 2,
+            Unidentified::ExpiredToken => 1,
+            _ => 0,
+        };
+        if self.problem.is_none_or(|known| telling(problem) > telling(known)) {
+            self.problem = Some(problem);
+        }
+    }
 }
