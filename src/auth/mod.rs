@@ -10,6 +10,8 @@ mod key_files;
 pub mod keys;
 pub mod revocation;
 pub mod session;
+#[cfg(test)]
+mod testing;
 pub mod token;
 
 use std::sync::Arc;
@@ -185,5 +187,115 @@ impl Found {
         if self.problem.is_none_or(|known| telling(problem) > telling(known)) {
             self.problem = Some(problem);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Fixture, NOW};
+    use super::*;
+    use crate::store::{LogEntry, LogFollower as _, Revocation};
+
+    fn identify_with(fixture: &Fixture, cookies: &[&str], bearers: &[&str]) -> Identified {
+        let mut cache = cache::TokenCache::new(16);
+        let mut check = |token: &str| {
+            let verified = cache.verify(token, &fixture.ring, NOW)?;
+            let standing = fixture.revocations.standing(&verified);
+            Ok((verified, standing))
+        };
+        identify_tokens(cookies.iter().copied(), bearers.iter().copied(), &mut check)
+    }
+
+    fn reason(identified: &Identified) -> Option<Unidentified> {
+        match &identified.caller {
+            Caller::Anonymous(why) => Some(*why),
+            Caller::Person(_) => None,
+        }
+    }
+
+    #[test]
+    fn every_cookie_of_the_name_is_tried() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW - 10);
+        for cookies in [&["garbage", &kim][..], &[&kim, "garbage"], &[&kim, &kim], &[&kim]] {
+            let identified = identify_with(&fixture, cookies, &[]);
+            assert_eq!(reason(&identified), None, "{cookies:?}");
+            assert!(!identified.stale_cookie, "a good cookie must not be cleared with a bad one");
+        }
+        let identified = identify_with(&fixture, &["garbage"], &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::InvalidToken));
+        assert!(identified.stale_cookie);
+        let identified = identify_with(&fixture, &[], &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::NoCredential));
+        assert!(!identified.stale_cookie);
+    }
+
+    #[test]
+    fn two_people_are_nobody() {
+        let fixture = Fixture::new();
+        let (kim, lee) = (fixture.token("kim", NOW), fixture.token("lee", NOW));
+        for (cookies, bearers, stale) in [
+            (&[&*kim, &*lee][..], &[][..], true),
+            (&[&*kim][..], &[&*lee][..], false),
+            (&[][..], &[&*kim, &*lee][..], false),
+        ] {
+            let identified = identify_with(&fixture, cookies, bearers);
+            assert_eq!(reason(&identified), Some(Unidentified::ConflictingTokens));
+            assert!(identified.credential.is_none());
+            assert_eq!(identified.stale_cookie, stale);
+        }
+    }
+
+    #[test]
+    fn of_one_person_the_freshest_counts_and_a_program_is_a_program() {
+        let fixture = Fixture::new();
+        let (old, new) = (fixture.token("kim", NOW - 100), fixture.token("kim", NOW - 10));
+        for cookies in [[&*old, &*new], [&*new, &*old]] {
+            let (verified, source) = identify_with(&fixture, &cookies, &[]).credential.unwrap();
+            assert_eq!((verified.issued_at, source), (NOW - 10, Source::Cookie));
+        }
+        let (_, source) = identify_with(&fixture, &[&new], &[&old]).credential.unwrap();
+        assert_eq!(source, Source::Bearer);
+    }
+
+    #[test]
+    fn a_bearer_token_of_ours_is_known_even_when_it_is_no_login() {
+        let fixture = Fixture::new();
+        let expired = fixture.token("kim", NOW - 40 * 24 * 3600);
+        let identified = identify_with(&fixture, &[], &[&expired]);
+        assert_eq!(reason(&identified), Some(Unidentified::ExpiredToken));
+        assert!(identified.own_bearer && !identified.stale_cookie);
+        for foreign in ["opaque", "a.b.c", &format!("{expired}x"), "", "eyJhbGciOiJub25lIn0.e30."] {
+            let identified = identify_with(&fixture, &[], &[foreign]);
+            assert!(!identified.own_bearer, "{foreign}");
+        }
+        let kim = fixture.token("kim", NOW);
+        fixture.revocations.extend(&[LogEntry { number: 99, what: Revocation::All, at: NOW, expires: NOW + 99 }], 99);
+        let identified = identify_with(&fixture, &[], &[&kim]);
+        assert_eq!(reason(&identified), Some(Unidentified::RevokedToken));
+        assert!(identified.own_bearer);
+    }
+
+    #[test]
+    fn the_scheme_may_be_written_in_any_case_and_other_schemes_are_not_ours() {
+        for (header, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bEARER   abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearerabc", None),
+            ("Bearer", None),
+            ("\u{e9} abc", None),
+        ] {
+            let value = http::HeaderValue::from_bytes(header.as_bytes()).unwrap();
+            assert_eq!(bearer(&value), token, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn while_the_log_was_never_read_nobody_is_let_in() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW);
+        let verified = fixture.ring.verify(&kim, NOW).unwrap();
+        assert_eq!(revocation::Revocations::default().standing(&verified), Standing::Revoked);
     }
 }

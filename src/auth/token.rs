@@ -381,3 +381,274 @@ fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> 
 fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::auth::keys::KeyRing;
+    use crate::auth::testing::{DAY, NOW, SECRET, hs256};
+
+    fn ring() -> KeyRing {
+        KeyRing::load(&hs256(), tempfile::tempdir().unwrap().path(), NOW).unwrap()
+    }
+
+    fn hmac(message: &str, secret: &[u8]) -> String {
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+        URL_SAFE_NO_PAD.encode(aws_lc_rs::hmac::sign(&key, message.as_bytes()))
+    }
+
+    /// Signs any two texts with our secret.
+    fn signed(header: &str, payload: &str) -> String {
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        let signature = hmac(&message, SECRET.as_bytes());
+        format!("{message}.{signature}")
+    }
+
+    const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+    fn foreign() -> serde_json::Value {
+        json!({ "_id": "507f1f77bcf86cd799439011", "username": "Kim", "iat": NOW - 60, "exp": NOW + DAY })
+    }
+
+    fn with(name: &str, value: serde_json::Value) -> Result<Verified, TokenError> {
+        let mut claims = foreign();
+        claims[name] = value;
+        ring().verify(&signed(HEADER, &claims.to_string()), NOW)
+    }
+
+    #[test]
+    fn a_token_as_jsonwebtoken_for_node_writes_it_is_that_person_without_groups() {
+        let mut claims = foreign();
+        claims["groups"] = json!(["admin"]);
+        claims["__v"] = json!("x");
+        claims["sid"] = json!(7);
+        let verified = ring().verify(&signed(HEADER, &claims.to_string()), NOW).unwrap();
+        assert_eq!(verified.principal.username, "kim");
+        assert_eq!(verified.principal.groups, Vec::<String>::new());
+        assert_eq!((verified.session, verified.seq, verified.version), (None, None, None));
+        assert_eq!((verified.auth_time, verified.issued_at, verified.expires), (NOW - 60, NOW - 60, NOW + DAY));
+        // One that a library made in a test of its own, not by our code.
+        let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+        assert!(ring().verify(&jsonwebtoken::encode(&header, &foreign(), &key).unwrap(), NOW).is_ok());
+    }
+
+    #[test]
+    fn what_a_token_of_ours_says_comes_back() {
+        let mut claims = crate::auth::testing::claims("kim", NOW);
+        claims.email = String::from("kim@example.com");
+        let verified = ring().verify(&ring().sign(&claims).unwrap(), NOW).unwrap();
+        assert_eq!(verified.principal.groups, ["staff"]);
+        assert_eq!(verified.principal.email, "kim@example.com");
+        assert_eq!(verified.session.unwrap().as_str(), "session-kim");
+        assert_eq!((verified.seq, verified.version, verified.expires), (Some(5), Some(0), NOW + 7 * DAY));
+    }
+
+    #[test]
+    fn a_header_that_is_not_ours_is_refused() {
+        for header in [
+            r#"{"alg":"none"}"#,
+            r#"{"alg":"None"}"#,
+            r#"{"alg":""}"#,
+            r#"{"typ":"JWT"}"#,
+            r#"{"alg":["HS256"]}"#,
+            r#"{"alg":"hs256"}"#,
+            r#"{"alg":"HS384"}"#,
+            r#"{"alg":"HS512"}"#,
+            r#"{"alg":"ES256"}"#,
+            r#"{"alg":"EdDSA"}"#,
+            r#"{"alg":"HS256","crit":["x"]}"#,
+            r#"{"alg":"HS256","crit":null}"#,
+            r#"{"alg":"HS256","crit":["b64"],"b64":false}"#,
+            r#"{"alg":"HS256","b64":true}"#,
+            r#"{"alg":"HS256","zip":"DEF"}"#,
+            r#"{"alg":"HS256","cty":"JWT"}"#,
+            r#"{"alg":"HS256","typ":"at+jwt"}"#,
+            r#"{"alg":"HS256","typ":null}"#,
+            r#"{"alg":"HS256","kid":null}"#,
+            r#"{"alg":"HS256","kid":7}"#,
+            r#"{"alg":"HS256","kid":"../../dev/null"}"#,
+            r#"{"alg":"HS256","kid":""}"#,
+            r#"{"alg":"HS256","alg":"HS256"}"#,
+            r#"{"alg":"HS256","x":1,"x":2}"#,
+            r#"{"alg":"HS256","\u0061lg":"HS256"}"#,
+            r#"["HS256"]"#,
+            r#""HS256""#,
+            "",
+            "{}",
+            "\u{feff}{\"alg\":\"HS256\"}",
+            r#"{"alg":"HS256"} x"#,
+        ] {
+            let result = ring().verify(&signed(header, &foreign().to_string()), NOW);
+            assert!(result.is_err(), "{header}");
+            assert!(!result.unwrap_err().is_signed_by_us(), "{header}");
+        }
+        for header in [
+            r#"{"alg":"HS256"}"#,
+            r#"{"alg":"HS256","typ":"jwt"}"#,
+            r#"{"alg":"HS256","jku":"http://127.0.0.1/","x5u":"http://127.0.0.1/","x5c":[],"jwk":{"kty":"oct","k":"AA"}}"#,
+        ] {
+            assert!(ring().verify(&signed(header, &foreign().to_string()), NOW).is_ok(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_wrong_is_refused() {
+        let forbidden = "k\u{202e}im";
+        for (name, value) in [
+            ("exp", json!(null)),
+            ("exp", json!((NOW + DAY).to_string())),
+            ("exp", json!(-1)),
+            ("exp", json!(1e300)),
+            ("exp", json!(1_900_000_000.5)),
+            ("exp", json!(u64::MAX)),
+            ("exp", json!(NOW)),
+            ("exp", json!(NOW - 30)),
+            ("iat", json!(NOW + 31)),
+            ("iat", json!("1")),
+            ("iat", json!(null)),
+            ("iat", json!(0)), // further back than any token may be
+            ("nbf", json!(NOW + 600)),
+            ("nbf", json!(null)),
+            ("nbf", json!(1.5)),
+            ("iss", json!("somebody")),
+            ("iss", json!(["doorward"])),
+            ("iss", json!(null)),
+            ("aud", json!("doorward")),
+            ("aud", json!(null)),
+            ("sub", json!("another")),
+            ("sub", json!(7)),
+            ("_id", json!("")),
+            ("_id", json!("a b")),
+            ("_id", json!("a\r\nb")),
+            ("_id", json!("a\0")),
+            ("_id", json!("x".repeat(65))),
+            ("_id", json!(["507f1f77bcf86cd799439011"])),
+            ("username", json!("")),
+            ("username", json!("k im")),
+            ("username", json!(forbidden)),
+            ("username", json!("x".repeat(65))),
+            ("username", json!(null)),
+        ] {
+            let error = with(name, value.clone()).expect_err(&format!("{name}: {value}"));
+            assert!(error.is_signed_by_us(), "{name}: {value}: {error}");
+        }
+        for (name, value) in [
+            ("exp", json!(NOW + 1)),
+            ("iat", json!(NOW + 30)),
+            ("nbf", json!(NOW + 30)),
+            ("iss", json!("doorward")),
+            ("sub", json!("507f1f77bcf86cd799439011")),
+            ("role", json!({ "deep": [[[[1]]]] })),
+        ] {
+            assert!(with(name, value.clone()).is_ok(), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn times_end_where_the_configuration_says() {
+        assert_eq!(with("exp", json!(NOW + 900 * DAY)).unwrap().expires, NOW - 60 + 30 * DAY);
+        let mut claims = crate::auth::testing::claims("kim", NOW);
+        claims.auth_time = NOW - 29 * DAY;
+        let ring = ring();
+        assert_eq!(ring.verify(&ring.sign(&claims).unwrap(), NOW).unwrap().expires, NOW + DAY);
+        claims.auth_time = NOW - 30 * DAY;
+        assert_eq!(ring.verify(&ring.sign(&claims).unwrap(), NOW).unwrap_err(), TokenError::Expired);
+        claims.auth_time = NOW + 1;
+        assert_eq!(ring.verify(&ring.sign(&claims).unwrap(), NOW).unwrap_err(), TokenError::Claim("auth_time"));
+    }
+
+    #[test]
+    fn doubled_claims_are_refused() {
+        for payload in [
+            format!(r#"{{"_id":"a","username":"kim","iat":{NOW},"exp":1,"exp":{}}}"#, NOW + DAY),
+            format!(r#"{{"_id":"a","username":"kim","iat":{NOW},"exp":{},"role":1,"role":2}}"#, NOW + DAY),
+            format!(r#"{{"_id":"a","username":"kim","iat":{NOW},"exp":{0},"\u0065xp":{0}}}"#, NOW + DAY),
+        ] {
+            assert!(ring().verify(&signed(HEADER, &payload), NOW).is_err(), "{payload}");
+        }
+    }
+
+    #[test]
+    fn the_form_has_one_spelling() {
+        let good = signed(HEADER, &foreign().to_string());
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let (header, payload) = message.split_once('.').unwrap();
+        // The last character of 32 bytes has two unused bits.
+        let mut unused = good.clone();
+        let last = unused.pop().unwrap();
+        let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let index = alphabet.find(last).unwrap();
+        unused.push(alphabet.chars().nth(index + 1).unwrap());
+        for bad in [
+            String::new(),
+            String::from(".."),
+            message.to_owned(),
+            format!("{message}."),
+            format!("{good}."),
+            format!("{good}="),
+            format!("{good}.{signature}"),
+            format!("{good}.{signature}.{signature}"),
+            format!(" {good}"),
+            format!("{good}\n"),
+            format!("{header}=.{payload}.{signature}"),
+            format!("{header}.{payload}=.{signature}"),
+            good.replace('.', ","),
+            unused,
+            "x".repeat(MAX_TOKEN_BYTES + 1),
+            format!(r#"{{"protected":"{header}","payload":"{payload}","signature":"{signature}"}}"#),
+        ] {
+            assert!(ring().verify(&bad, NOW).is_err(), "{bad}");
+        }
+        assert!(ring().verify(&good, NOW).is_ok());
+    }
+
+    #[test]
+    fn deep_nesting_is_counted_and_not_descended() {
+        let deep = "[".repeat(100_000);
+        assert!(parse_json::<serde_json::Value>(&URL_SAFE_NO_PAD.encode(&deep)).is_none());
+        assert_eq!(depth(deep.as_bytes()), 100_000);
+        assert_eq!(depth(br#"{"a":"[[[[\"[["}"#), 1);
+        let payload = format!("{}{}", r#"{"x":"#.repeat(1_000), "}".repeat(1_000));
+        assert!(ring().verify(&signed(HEADER, &payload), NOW).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_without_a_panic(text in "\\PC{0,200}") {
+            prop_assert!(ring().verify(&text, NOW).is_err());
+        }
+
+        #[test]
+        fn any_signed_header_and_payload_are_read_without_a_panic(
+            header in "[\\{\\}\\[\\]\",:a-z0-9\\\\ ]{0,60}",
+            payload in "[\\{\\}\\[\\]\",:a-z0-9\\\\ ]{0,60}",
+            now in any::<u64>(),
+        ) {
+            let ring = ring();
+            prop_assert!(ring.verify(&signed(&header, &payload), now).is_err());
+            prop_assert!(ring.verify(&signed(HEADER, &payload), now).is_err());
+        }
+
+        #[test]
+        fn no_time_overflows(iat in any::<u64>(), exp in any::<u64>(), now in any::<u64>()) {
+            let claims = json!({ "_id": "a", "username": "kim", "iat": iat, "exp": exp });
+            if let Ok(verified) = ring().verify(&signed(HEADER, &claims.to_string()), now) {
+                prop_assert!(verified.expires > now && verified.expires <= exp && iat <= now + CLOCK_SKEW);
+            }
+        }
+
+        #[test]
+        fn one_changed_character_is_noticed(at in 0_usize..1000, to in "[A-Za-z0-9_-]") {
+            let good = signed(HEADER, &foreign().to_string());
+            let at = at % good.len();
+            let mut changed = good.clone();
+            changed.replace_range(at..=at, &to);
+            prop_assume!(changed != good);
+            prop_assert!(ring().verify(&changed, NOW).is_err());
+        }
+    }
+}
