@@ -86,3 +86,61 @@ impl TokenCache {
         usize::try_from(self.hasher.hash_one(end) & (sets as u64 - 1)).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::testing::{DAY, Fixture, NOW, hs256};
+
+    #[test]
+    fn a_token_is_verified_once_and_expires_all_the_same() {
+        let fixture = Fixture::new();
+        let mut cache = TokenCache::new(16);
+        let token = fixture.token("kim", NOW);
+        let first = cache.verify(&token, &fixture.ring, NOW).unwrap();
+        assert!(Arc::ptr_eq(&first, &cache.verify(&token, &fixture.ring, NOW).unwrap()));
+        assert!(cache.verify(&token, &fixture.ring, NOW + 7 * DAY - 1).is_ok());
+        assert_eq!(cache.verify(&token, &fixture.ring, NOW + 7 * DAY).unwrap_err(), TokenError::Expired);
+    }
+
+    #[test]
+    fn one_that_ends_like_a_known_one_is_not_known() {
+        let fixture = Fixture::new();
+        let mut cache = TokenCache::new(4);
+        let (kim, lee) = (fixture.token("kim", NOW), fixture.token("lee", NOW));
+        cache.verify(&kim, &fixture.ring, NOW).unwrap();
+        let (_, signature) = kim.rsplit_once('.').unwrap();
+        let (message, _) = lee.rsplit_once('.').unwrap();
+        let forged = format!("{message}.{signature}");
+        assert_eq!(cache.verify(&forged, &fixture.ring, NOW).unwrap_err(), TokenError::Signature);
+        assert_eq!(cache.verify("", &fixture.ring, NOW).unwrap_err(), TokenError::Malformed("it has not three parts"));
+        assert_eq!(cache.places.iter().flatten().count(), 1, "failures leave no trace");
+    }
+
+    #[test]
+    fn another_ring_forgets_all() {
+        let fixture = Fixture::new();
+        let mut cache = TokenCache::new(16);
+        let token = fixture.token("kim", NOW);
+        let first = cache.verify(&token, &fixture.ring, NOW).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let same = KeyRing::load(&hs256(), folder.path(), NOW).unwrap();
+        assert!(!Arc::ptr_eq(&first, &cache.verify(&token, &same, NOW).unwrap()));
+        let mut config = hs256();
+        config.signing_key = Some(crate::auth::testing::secret("another secret, also of 32 bytes and more"));
+        let other = KeyRing::load(&config, folder.path(), NOW).unwrap();
+        assert_eq!(cache.verify(&token, &other, NOW).unwrap_err(), TokenError::UnknownKey);
+    }
+
+    #[test]
+    fn it_never_grows() {
+        let fixture = Fixture::new();
+        let mut cache = TokenCache::new(16);
+        for age in 0..100 {
+            cache.verify(&fixture.token("kim", NOW - age), &fixture.ring, NOW).unwrap();
+        }
+        assert_eq!(cache.places.len(), 16);
+        assert_eq!(TokenCache::new(0).places.len(), WAYS);
+        assert_eq!(TokenCache::new(DEFAULT_CAPACITY).places.len(), DEFAULT_CAPACITY);
+    }
+}

@@ -313,3 +313,103 @@ fn without_newline(bytes: &[u8]) -> &[u8] {
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> KeyError {
     KeyError::File { action, path: path.display().to_string(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::keys::KeyRing;
+    use crate::auth::testing::{DAY, NOW, claims, config, hs256};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = generate(folder.path(), Algorithm::EdDsa, &Clock::manual(NOW)).unwrap();
+        assert_eq!(mode(&folder.path().join("keys")), 0o700);
+        assert_eq!(mode(Path::new(&made.origin)), 0o600);
+        fs::set_permissions(&made.origin, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = KeyRing::load(&config(Algorithm::EdDsa), folder.path(), NOW).unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_names_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = generate(folder.path(), Algorithm::Hs256, &Clock::manual(NOW)).unwrap();
+        let whole = fs::read(&made.origin).unwrap();
+        for content in [&b""[..], b"{}", b"null", &whole[..whole.len() - 1], b"\xff"] {
+            fs::write(&made.origin, content).unwrap();
+            let error = read_all(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(&made.origin), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_left_over_of_an_interrupted_try_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = generate(folder.path(), Algorithm::Hs256, &Clock::manual(NOW)).unwrap();
+        fs::write(format!("{}.new", made.origin), b"half").unwrap();
+        assert_eq!(read_all(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_configured_key_is_replaced_in_its_file_and_stays_accepted_for_a_while() {
+        for algorithm in [Algorithm::Hs256, Algorithm::EdDsa, Algorithm::Es256] {
+            let folder = tempfile::tempdir().unwrap();
+            let clock = Clock::manual(NOW);
+            let path = folder.path().join("signing.key");
+            let old = make(algorithm).unwrap();
+            fs::write(&path, [old.expose(), &b"\n"[..]].concat()).unwrap();
+            let configured = |bytes: Secret<Vec<u8>>| config::Token {
+                signing_key: Some(KeyMaterial { origin: path.display().to_string(), algorithm, bytes }),
+                ..config(algorithm)
+            };
+            let before = configured(old);
+            let token = KeyRing::load(&before, folder.path(), NOW).unwrap().sign(&claims("kim", NOW)).unwrap();
+
+            let new = rotate(&before, folder.path(), &clock).unwrap();
+            assert_eq!(mode(&path), 0o600);
+            let after = configured(Secret::new(fs::read(&path).unwrap()));
+            let ring = KeyRing::load(&after, folder.path(), NOW).unwrap();
+            assert!(ring.verify(&token, NOW).is_ok());
+            assert!(ring.sign(&claims("kim", NOW)).unwrap() != token);
+            let keys = list(&after, folder.path(), NOW).unwrap();
+            assert_eq!(keys.iter().map(|key| key.role).collect::<Vec<_>>(), [KeyRole::Current, KeyRole::Previous]);
+            assert_eq!(keys[0].kid, new.kid);
+            let ended = list(&after, folder.path(), NOW + 30 * DAY).unwrap();
+            assert_eq!(ended[1].role, KeyRole::Expired);
+            // The server still runs with the old key in its configuration: it must not treat it as expired.
+            assert!(KeyRing::load(&before, folder.path(), NOW + 60 * DAY).is_ok());
+            // A second rotation from the same, now outdated, configuration would lose the key in between.
+            assert!(rotate(&before, folder.path(), &clock).is_err());
+        }
+    }
+
+    #[test]
+    fn a_key_from_the_environment_can_not_be_rotated_from_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = rotate(&hs256(), folder.path(), &Clock::manual(NOW)).unwrap_err().to_string();
+        assert!(error.contains("token.previous_files"), "{error}");
+        assert!(!folder.path().join("keys").exists());
+    }
+
+    #[test]
+    fn the_list_names_the_key_that_signs_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let first = generate(folder.path(), Algorithm::EdDsa, &clock).unwrap();
+        let second = generate(folder.path(), Algorithm::EdDsa, &clock).unwrap();
+        let other = generate(folder.path(), Algorithm::Es256, &clock).unwrap();
+        let keys = list(&config(Algorithm::EdDsa), folder.path(), NOW).unwrap();
+        let shown: Vec<_> = keys.iter().map(|key| (key.kid.as_str(), key.role)).collect();
+        assert_eq!(
+            shown,
+            [(&*second.kid, KeyRole::Current), (&*other.kid, KeyRole::Previous), (&*first.kid, KeyRole::Previous)]
+        );
+        assert_eq!((keys[1].accepted_until.as_deref(), keys[2].accepted_until.is_some()), (None, true));
+        assert_eq!(keys[0].created.as_deref(), Some("2027-01-15T08:00:00Z"));
+    }
+}

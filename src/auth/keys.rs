@@ -300,3 +300,208 @@ const fn library_algorithm(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
 fn unusable(origin: &str, problem: &str) -> KeyError {
     KeyError::Unusable(format!("{origin} {problem}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::testing::{DAY, NOW, SECRET, claims, config, hs256, secret};
+    use crate::clock::Clock;
+    use crate::secret::Secret;
+
+    const ALGORITHMS: [Algorithm; 3] = [Algorithm::Hs256, Algorithm::EdDsa, Algorithm::Es256];
+
+    /// A ring with a key of each algorithm, signing with this one.
+    fn ring_of_all(signs: Algorithm) -> (tempfile::TempDir, KeyRing) {
+        let folder = tempfile::tempdir().unwrap();
+        for algorithm in ALGORITHMS {
+            generate(folder.path(), algorithm, &Clock::manual(NOW)).unwrap();
+        }
+        let ring = KeyRing::load(&config(signs), folder.path(), NOW).unwrap();
+        (folder, ring)
+    }
+
+    fn decoded(part: &str) -> serde_json::Value {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_algorithm_signs_what_it_verifies() {
+        for algorithm in ALGORITHMS {
+            let (_folder, ring) = ring_of_all(algorithm);
+            let token = ring.sign(&claims("kim", NOW)).unwrap();
+            let header = decoded(token.split('.').next().unwrap());
+            assert_eq!(header["alg"], name(algorithm));
+            assert_eq!(header["typ"], "JWT");
+            assert_eq!(header["kid"], ring.keys[0].kid.as_str());
+            assert_eq!(ring.verify(&token, NOW).unwrap().principal.username, "kim");
+        }
+    }
+
+    #[test]
+    fn the_algorithm_belongs_to_the_key() {
+        let (_folder, ring) = ring_of_all(Algorithm::Es256);
+        let token = ring.sign(&claims("kim", NOW)).unwrap();
+        let (_, rest) = token.split_once('.').unwrap();
+        for (alg, kid) in [("HS256", true), ("EdDSA", true), ("none", true), ("HS256", false), ("EdDSA", false)] {
+            let mut header = serde_json::json!({ "alg": alg });
+            if kid {
+                header["kid"] = ring.keys[0].kid.as_str().into();
+            }
+            let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()));
+            assert!(ring.verify(&forged, NOW).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn the_public_key_is_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        for algorithm in [Algorithm::EdDsa, Algorithm::Es256] {
+            generate(folder.path(), algorithm, &Clock::manual(NOW)).unwrap();
+        }
+        let ring = KeyRing::load(&config(Algorithm::Es256), folder.path(), NOW).unwrap();
+        let jwks = ring.jwks().unwrap();
+        let mut secrets = vec![jwks.to_string().into_bytes()];
+        for key in &ring.keys {
+            let public = key.public.clone().unwrap();
+            secrets.push(URL_SAFE_NO_PAD.encode(&public).into_bytes());
+            secrets.push(key.jwk().unwrap().to_string().into_bytes());
+            secrets.push(public);
+        }
+        for secret in secrets {
+            for kid in [None, Some(ring.keys[0].kid.clone())] {
+                let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+                header.kid = kid;
+                let key = jsonwebtoken::EncodingKey::from_secret(&secret);
+                let forged = jsonwebtoken::encode(&header, &claims("kim", NOW), &key).unwrap();
+                assert_eq!(ring.verify(&forged, NOW).unwrap_err(), TokenError::Algorithm);
+            }
+        }
+    }
+
+    #[test]
+    fn es256_takes_no_zeroes_and_no_der() {
+        let (_folder, ring) = ring_of_all(Algorithm::Es256);
+        let token = ring.sign(&claims("kim", NOW)).unwrap();
+        let (message, _) = token.rsplit_once('.').unwrap();
+        let der = [&[0x30, 6, 2, 1, 1, 2, 1, 1][..], &[0; 56]].concat();
+        for signature in [vec![0; 64], vec![0xff; 64], vec![1], der[..8].to_vec(), der, vec![0; 63], vec![0; 65]] {
+            let forged = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+            assert_eq!(ring.verify(&forged, NOW).unwrap_err(), TokenError::Signature);
+        }
+    }
+
+    #[test]
+    fn jwks_shows_public_keys_and_never_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(KeyRing::load(&hs256(), folder.path(), NOW).unwrap().jwks(), None);
+        let (_folder, ring) = ring_of_all(Algorithm::EdDsa);
+        let jwks = ring.jwks().unwrap();
+        let keys = jwks["keys"].as_array().unwrap();
+        assert_eq!(keys.len(), 2);
+        for key in keys {
+            assert!(key.get("d").is_none() && key.get("k").is_none());
+            let known: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.clone()).unwrap();
+            // Another's implementation of RFC 7638, and another's reading of the key.
+            assert_eq!(
+                known.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap(),
+                key["kid"].as_str().unwrap()
+            );
+            let verifying = DecodingKey::from_jwk(&known).unwrap();
+            let own = ring.keys.iter().find(|own| own.kid == key["kid"].as_str().unwrap()).unwrap();
+            let signature = own.sign(b"message").unwrap();
+            let algorithm = library_algorithm(own.algorithm);
+            assert!(jsonwebtoken::crypto::verify(&signature, b"message", &verifying, algorithm).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_key_that_could_be_guessed_or_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n";
+        for (algorithm, text) in [
+            (Algorithm::Hs256, ""),
+            (Algorithm::Hs256, "brief"),
+            (Algorithm::Hs256, "0123456789abcdef0123456789abcde"),
+            (Algorithm::Hs256, pem),
+            (Algorithm::EdDsa, pem),
+            (Algorithm::EdDsa, SECRET),
+            (Algorithm::Es256, SECRET),
+        ] {
+            let mut token = config(algorithm);
+            token.signing_key = Some(KeyMaterial { algorithm, ..secret(text) });
+            let error = KeyRing::load(&token, folder.path(), NOW).unwrap_err().to_string();
+            assert!(error.starts_with("$JWT_SECRET is "), "{error}");
+            assert!(text.is_empty() || !error.contains(text), "{error}");
+        }
+        let error = KeyRing::load(&config(Algorithm::EdDsa), folder.path(), NOW).unwrap_err().to_string();
+        assert!(error.contains("`doorward key generate --algorithm EdDSA`"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_kid_is_tried_against_nothing() {
+        let (_folder, ring) = ring_of_all(Algorithm::Hs256);
+        let key = &ring.keys[0];
+        for (kid, result) in [(None, true), (Some(key.kid.clone()), true), (Some(String::from("x")), false)] {
+            let header = serde_json::json!({ "alg": "HS256", "kid": kid });
+            let mut header = header;
+            if kid.is_none() {
+                header.as_object_mut().unwrap().remove("kid");
+            }
+            let claims = serde_json::to_string(&claims("kim", NOW)).unwrap();
+            let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
+            let token = format!("{message}.{}", key.sign(message.as_bytes()).unwrap());
+            assert_eq!(ring.verify(&token, NOW).is_ok(), result, "{header}");
+        }
+    }
+
+    #[test]
+    fn previous_keys_verify_and_do_not_sign() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = KeyRing::load(&hs256(), folder.path(), NOW).unwrap();
+        let token = old.sign(&claims("kim", NOW)).unwrap();
+        let mut config = hs256();
+        config.signing_key = Some(secret("another secret, also of 32 bytes and more"));
+        config.previous_keys = vec![secret(SECRET), secret(SECRET)];
+        let ring = KeyRing::load(&config, folder.path(), NOW).unwrap();
+        assert_eq!(ring.keys.len(), 2, "the same key twice is one key");
+        assert!(ring.verify(&token, NOW).is_ok());
+        assert!(old.verify(&ring.sign(&claims("kim", NOW)).unwrap(), NOW).is_err());
+        assert_ne!(ring.generation(), old.generation());
+    }
+
+    #[test]
+    fn a_generated_key_gives_way_to_the_next_and_ends_when_its_tokens_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let config = config(Algorithm::Hs256);
+        generate(folder.path(), Algorithm::Hs256, &clock).unwrap();
+        let first = KeyRing::load(&config, folder.path(), NOW).unwrap();
+        let token = first.sign(&claims("kim", NOW)).unwrap();
+        let new = rotate(&config, folder.path(), &clock).unwrap(); // within the same millisecond
+        let second = KeyRing::load(&config, folder.path(), NOW).unwrap();
+        assert_eq!(second.keys[0].kid, new.kid);
+        assert!(second.verify(&token, NOW).is_ok());
+        let until = second.keys[1].accepted_until.unwrap();
+        assert!((NOW + 30 * DAY..=NOW + 30 * DAY + 1).contains(&until), "{until}");
+        let late = claims("kim", until - DAY);
+        let late = first.sign(&late).unwrap();
+        assert_eq!(second.verify(&late, until - 1).unwrap().expires, until, "no token outlives its key");
+        assert_eq!(second.verify(&late, until).unwrap_err(), TokenError::UnknownKey);
+        let third = KeyRing::load(&config, folder.path(), until).unwrap();
+        assert_eq!(third.keys.len(), 1);
+    }
+
+    #[test]
+    fn nothing_that_a_person_may_see_holds_a_secret() {
+        let (folder, ring) = ring_of_all(Algorithm::EdDsa);
+        let shown = format!("{ring:?}{:?}", list(&config(Algorithm::EdDsa), folder.path(), NOW).unwrap());
+        for entry in std::fs::read_dir(folder.path().join("keys")).unwrap() {
+            let text = std::fs::read(entry.unwrap().path()).unwrap();
+            let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let key = file["key"].as_str().unwrap();
+            assert!(key.len() > 32 && !shown.contains(key));
+        }
+        let secret = Secret::new(SECRET.as_bytes().to_vec());
+        assert!(!secret_kid(secret.expose()).contains(&SECRET[..4]));
+    }
+}

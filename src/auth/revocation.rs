@@ -362,3 +362,232 @@ pub fn key_of(id: &str) -> u128 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::{AccountId, SessionId};
+
+    const AT: u64 = 1_000;
+
+    fn token(account: &str, session: Option<&str>, seq: Option<u64>, issued_at: u64) -> Verified {
+        let session: Option<SessionId> = session.map(|session| session.parse().unwrap());
+        Verified {
+            principal: Arc::new(crate::policy::Principal {
+                id: account.to_owned(),
+                username: String::from("kim"),
+                groups: Vec::new(),
+                email: String::new(),
+                display_name: String::new(),
+            }),
+            account: account.parse().unwrap(),
+            account_key: key_of(account),
+            session_key: session.as_ref().map(|session| key_of(session.as_str())),
+            session,
+            seq,
+            version: None,
+            auth_time: issued_at,
+            issued_at,
+            expires: u64::MAX,
+        }
+    }
+
+    fn entry(number: u64, what: Revocation) -> LogEntry {
+        LogEntry { number, what, at: AT, expires: AT + 100 }
+    }
+
+    fn of(account: &str) -> AccountId {
+        account.parse().unwrap()
+    }
+
+    #[test]
+    fn what_each_entry_covers() {
+        let kim = || of("kim");
+        let entries = [
+            Revocation::Session { session: "s1".parse().unwrap() },
+            Revocation::Account { account: kim() },
+            Revocation::AccountWithoutSession { account: kim() },
+            Revocation::Changed { account: kim() },
+            Revocation::All,
+        ];
+        // One column for each entry above, written with number 7 at `AT`: . is current, R revoked, C changed.
+        for (token, expected) in [
+            (token("kim", Some("s1"), Some(6), AT), "RR.CR"),
+            (token("kim", Some("s1"), Some(6), AT + 9), "RR.CR"), // the number decides, not the clock
+            (token("kim", Some("s1"), Some(7), AT - 9), "R...."),
+            (token("kim", Some("s2"), Some(6), AT), ".R.CR"),
+            (token("lee", Some("s2"), Some(6), AT), "....R"),
+            (token("kim", None, None, AT - 1), ".RRCR"),
+            (token("kim", None, None, AT), ".RRCR"), // within the same second: before
+            (token("kim", None, None, AT + 1), "....."),
+            (token("lee", None, None, AT), "....R"),
+        ] {
+            for (what, expected) in entries.iter().zip(expected.chars()) {
+                let revocations = Revocations::default();
+                revocations.extend(&[entry(7, what.clone())], 7);
+                let standing = match revocations.standing(&token) {
+                    Standing::Current => '.',
+                    Standing::Revoked => 'R',
+                    Standing::Changed { since: 7 } => 'C',
+                    Standing::Changed { .. } => '?',
+                };
+                assert_eq!(standing, expected, "{what:?} for {token:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_account_that_changed_and_was_revoked_is_revoked() {
+        let revocations = Revocations::default();
+        revocations.extend(
+            &[
+                entry(7, Revocation::Account { account: of("kim") }),
+                entry(9, Revocation::Changed { account: of("kim") }),
+            ],
+            9,
+        );
+        assert_eq!(revocations.standing(&token("kim", None, Some(6), AT)), Standing::Revoked);
+        assert_eq!(revocations.standing(&token("kim", None, Some(8), AT)), Standing::Changed { since: 9 });
+        assert_eq!(revocations.standing(&token("kim", None, Some(9), AT)), Standing::Current);
+    }
+
+    #[test]
+    fn entries_may_come_twice_and_in_any_order() {
+        let revocations = Revocations::default();
+        let old = LogEntry { at: 2_000, expires: 9_000, ..entry(3, Revocation::All) };
+        revocations.extend(&[entry(8, Revocation::All)], 8);
+        revocations.extend(&[old.clone()], 8);
+        revocations.extend(&[old], 8);
+        assert_eq!(revocations.len(), 1);
+        assert_eq!(revocations.standing(&token("kim", None, Some(7), 0)), Standing::Revoked);
+        assert_eq!(revocations.standing(&token("kim", None, None, 2_000)), Standing::Revoked);
+        revocations.forget_expired(8_999);
+        assert_eq!(revocations.len(), 1);
+        revocations.forget_expired(9_000);
+        assert!(revocations.is_empty() && revocations.is_ready());
+    }
+
+    #[test]
+    fn nothing_is_known_before_the_first_reading_even_an_empty_one() {
+        let revocations = Revocations::default();
+        let token = token("kim", None, Some(1), 0);
+        assert!(!revocations.is_ready());
+        assert_eq!(revocations.standing(&token), Standing::Revoked);
+        revocations.extend(&[], 12);
+        assert_eq!((revocations.is_ready(), revocations.head(), revocations.epoch()), (true, 12, 1));
+        assert_eq!(revocations.standing(&token), Standing::Current);
+        revocations.extend(&[], 13);
+        assert_eq!((revocations.head(), revocations.epoch()), (13, 1), "nothing changed for an open stream");
+    }
+
+    #[tokio::test]
+    async fn who_waits_on_another_runtime_is_woken() {
+        let revocations = Arc::new(Revocations::default());
+        let seen = revocations.epoch();
+        let waiting = {
+            let revocations = Arc::clone(&revocations);
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(revocations.changed(seen));
+                revocations.epoch()
+            })
+        };
+        revocations.extend(&[entry(1, Revocation::All)], 1);
+        assert_eq!(waiting.join().unwrap(), seen + 1);
+        revocations.changed(seen).await; // has happened already: at once
+    }
+
+    #[test]
+    fn two_hundred_thousand_entries_take_less_than_64_bytes_each_and_one_more_copies_one_shard() {
+        assert!(size_of::<SessionMark>() <= 24 && size_of::<AccountMark>() <= 48);
+        let entries: Vec<_> = (1..=200_000_u64)
+            .map(|number| entry(number, Revocation::Session { session: SessionId::random() }))
+            .collect();
+        let revocations = Revocations::default();
+        revocations.extend(&entries, 200_000);
+        assert_eq!(revocations.len(), 200_000);
+        let before = revocations.live.load_full();
+        revocations.extend(&[entry(200_001, Revocation::Session { session: SessionId::random() })], 200_001);
+        let after = revocations.live.load_full();
+        let copied =
+            before.sessions.0.iter().zip(&after.sessions.0).filter(|(old, new)| !Arc::ptr_eq(old, new)).count();
+        assert_eq!(copied, 1);
+        let largest = after.sessions.0.iter().map(|shard| shard.len()).max().unwrap();
+        assert!(largest < 1_200, "the shards are even: {largest}");
+        assert!(entries.iter().all(|entry| match &entry.what {
+            Revocation::Session { session } => {
+                revocations.standing(&token("kim", Some(session.as_str()), Some(0), 0)) == Standing::Revoked
+            }
+            _ => false,
+        }));
+    }
+
+    #[test]
+    fn each_spelling_of_a_uuid_is_an_id_of_its_own() {
+        let id = "018f4b1e-7f00-7abc-8def-0123456789ab";
+        assert_eq!(key_of(id), uuid::Uuid::parse_str(id).unwrap().as_u128());
+        for other in
+            [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), format!("urn:uuid:{id}"), String::new()]
+        {
+            assert_ne!(key_of(&other), key_of(id), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_finds_what_a_plain_list_finds(
+            entries in proptest::collection::vec((0_u64..20, 0_u8..4, 0_u8..5, 0_u64..20), 0..60),
+            splits in 1_usize..8,
+            seq in proptest::option::of(0_u64..20),
+            issued_at in 0_u64..20,
+            account in 0_u8..4,
+            session in proptest::option::of(0_u8..4),
+        ) {
+            let entries: Vec<_> = entries
+                .into_iter()
+                .map(|(number, of, kind, at)| {
+                    let account: AccountId = format!("a{of}").parse().unwrap();
+                    let what = match kind {
+                        0 => Revocation::Session { session: format!("s{of}").parse().unwrap() },
+                        1 => Revocation::Account { account },
+                        2 => Revocation::AccountWithoutSession { account },
+                        3 => Revocation::Changed { account },
+                        _ => Revocation::All,
+                    };
+                    LogEntry { number, what, at, expires: 99 }
+                })
+                .collect();
+            let token = token(&format!("a{account}"), session.map(|of| format!("s{of}")).as_deref(), seq, issued_at);
+            let before = |entry: &LogEntry| seq.map_or(issued_at <= entry.at, |seq| entry.number > seq);
+            let mut expected = Standing::Current;
+            for entry in &entries {
+                let (revoked, changed) = match &entry.what {
+                    Revocation::Session { session } => (token.session.as_ref() == Some(session), false),
+                    Revocation::Account { account } => (token.account == *account && before(entry), false),
+                    Revocation::AccountWithoutSession { account } => {
+                        (token.account == *account && token.session.is_none() && issued_at <= entry.at, false)
+                    }
+                    Revocation::Changed { account } => (false, token.account == *account && before(entry)),
+                    Revocation::All => (before(entry), false),
+                };
+                if revoked {
+                    expected = Standing::Revoked;
+                } else if changed && expected == Standing::Current {
+                    expected = Standing::Changed { since: 0 };
+                }
+            }
+            let revocations = Revocations::default();
+            revocations.extend(&[], 0);
+            for part in entries.chunks(entries.len().div_ceil(splits).max(1)) {
+                revocations.extend(part, 20);
+            }
+            let standing = match revocations.standing(&token) {
+                Standing::Changed { .. } => Standing::Changed { since: 0 },
+                other => other,
+            };
+            prop_assert_eq!(standing, expected);
+        }
+    }
+}

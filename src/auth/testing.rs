@@ -149,7 +149,7 @@ pub(super) struct Double {
     state: Mutex<State>,
     pub(super) reads: AtomicUsize,
     pub(super) is_down: AtomicBool,
-    /// While a test holds it, accounts are read but not answered, and renewals wait before they are written.
+    /// While a test holds it for writing, accounts are read but the reading is not handed over.
     pub(super) hold: tokio::sync::RwLock<()>,
 }
 
