@@ -371,7 +371,7 @@ mod tests {
             for kid in [None, Some(ring.keys[0].kid.clone())] {
                 let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
                 header.kid = kid;
-                let key = jsonwebtoken::EncodingKey::from_secret(&secret);
+                let key = EncodingKey::from_secret(&secret);
                 let forged = jsonwebtoken::encode(&header, &claims("kim", NOW), &key).unwrap();
                 assert_eq!(ring.verify(&forged, NOW).unwrap_err(), TokenError::Algorithm);
             }

@@ -8,6 +8,7 @@ pub mod cache;
 mod flight;
 mod key_files;
 pub mod keys;
+mod renewal;
 pub mod revocation;
 pub mod session;
 #[cfg(test)]
@@ -73,8 +74,11 @@ pub struct Identified {
     pub own_bearer: bool,
 }
 
+/// Cookies, and bearer tokens, of one request that are looked at. A browser sends one; each costs a signature's check.
+const MAX_CREDENTIALS: usize = 32;
+
 /// Finds out who sent a request, without I/O. Tries every cookie of the name and `Authorization: Bearer`; valid ones of
-/// two people count as none. `now`: Unix seconds.
+/// two people count as none, and so does a heap of more than 32. `now`: Unix seconds.
 ///
 /// While [`revocation::Revocations::is_ready`] is false nobody is let in; the caller answers 503 before it comes here.
 pub fn identify(
@@ -107,14 +111,24 @@ fn identify_tokens<'a>(
     mut check: impl FnMut(&str) -> Result<(Arc<Verified>, Standing), token::TokenError>,
 ) -> Identified {
     let mut found = Found::default();
-    for token in cookies {
+    for (index, token) in cookies.enumerate() {
         found.cookie_came = true;
+        if index >= MAX_CREDENTIALS {
+            // What nobody looked at may name another person.
+            found.conflict = true;
+            break;
+        }
         found.add(check(token), Source::Cookie);
     }
     let cookies_conflict = found.conflict;
     let cookie_is_good = found.best.is_some() && !cookies_conflict;
     let mut own_bearer = false;
-    for token in bearers {
+    for (index, token) in bearers.enumerate() {
+        if index >= MAX_CREDENTIALS {
+            found.conflict = true;
+            own_bearer = true;
+            break;
+        }
         let result = check(token);
         own_bearer |= match &result {
             Ok(_) => true,
@@ -244,6 +258,25 @@ mod tests {
             assert!(identified.credential.is_none());
             assert_eq!(identified.stale_cookie, stale);
         }
+    }
+
+    #[test]
+    fn a_heap_of_credentials_is_nobody() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW);
+        let mut cookies = vec!["garbage"; MAX_CREDENTIALS - 1];
+        cookies.insert(0, &kim);
+        assert_eq!(reason(&identify_with(&fixture, &cookies, &[])), None);
+        cookies.push("garbage");
+        let identified = identify_with(&fixture, &cookies, &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::ConflictingTokens));
+        assert!(identified.stale_cookie);
+        // Whatever the cookies are, a bearer token of ours must not get any further.
+        let lee = fixture.token("lee", NOW);
+        assert!(identify_with(&fixture, &cookies, &[&kim]).own_bearer);
+        assert!(identify_with(&fixture, &[&kim, &lee], &[&kim]).own_bearer);
+        assert!(!identify_with(&fixture, &cookies, &["x"]).own_bearer);
+        assert!(identify_with(&fixture, &[], &["x"; MAX_CREDENTIALS + 1]).own_bearer);
     }
 
     #[test]

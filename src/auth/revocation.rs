@@ -458,7 +458,7 @@ mod tests {
         let revocations = Revocations::default();
         let old = LogEntry { at: 2_000, expires: 9_000, ..entry(3, Revocation::All) };
         revocations.extend(&[entry(8, Revocation::All)], 8);
-        revocations.extend(&[old.clone()], 8);
+        revocations.extend(std::slice::from_ref(&old), 8);
         revocations.extend(&[old], 8);
         assert_eq!(revocations.len(), 1);
         assert_eq!(revocations.standing(&token("kim", None, Some(7), 0)), Standing::Revoked);

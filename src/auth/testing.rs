@@ -53,7 +53,7 @@ pub(super) fn limits() -> config::Store {
         kind: config::StoreKind::Sled,
         max_staleness: Duration::from_secs(10),
         on_stale: config::OnStale::Serve,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
     }
 }
 

@@ -119,7 +119,7 @@ impl<'a> Unverified<'a> {
         decode(signature)?;
         let header: Header = parse_json(header).ok_or(TokenError::Malformed("the header is unreadable"))?;
         // RFC 7515 section 4.1.11: what we don't understand but must, we refuse; and we understand no extension.
-        if header.crit || header.zip || header.b64 || header.cty {
+        if header.has_extension {
             return Err(TokenError::Malformed("the header demands an extension"));
         }
         if header.typ.is_some_and(|typ| !typ.eq_ignore_ascii_case("JWT")) {
@@ -149,14 +149,9 @@ struct Header {
     kid: Option<String>,
     #[serde(default, deserialize_with = "not_null")]
     typ: Option<String>,
-    #[serde(default, deserialize_with = "is_there")]
-    crit: bool,
-    #[serde(default, deserialize_with = "is_there")]
-    zip: bool,
-    #[serde(default, deserialize_with = "is_there")]
-    b64: bool,
-    #[serde(default, deserialize_with = "is_there")]
-    cty: bool,
+    /// Whether one of those came that change what the rest means. Two of them are a doubled member, so refused as well.
+    #[serde(default, rename = "crit", alias = "zip", alias = "b64", alias = "cty", deserialize_with = "is_there")]
+    has_extension: bool,
 }
 
 /// The claims as they come, ours or a foreign issuer's. What only our own tokens may say is typed later: a foreign
