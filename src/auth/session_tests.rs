@@ -401,6 +401,27 @@ async fn a_foreign_token_that_is_ended_during_its_renewal_leaves_no_session() {
 }
 
 #[tokio::test]
+async fn a_foreign_clock_ahead_of_ours_brings_nothing_back() {
+    let fixture = Fixture::new();
+    fixture.clock.advance(Duration::from_secs(4 * DAY));
+    let old = foreign(&fixture, "kim");
+    let mut ahead = foreign(&fixture, "kim");
+    Arc::get_mut(&mut ahead).unwrap().issued_at = fixture.clock.unix_seconds() + 20;
+    let identified = cookie(&fixture, &ahead);
+    let held = fixture.store.hold.write().await;
+    let end = async {
+        until_read(&fixture, 1).await;
+        fixture.sessions.revoke_account(&fixture.token_config, &old.account).await.unwrap();
+        drop(held);
+    };
+    let (refreshed, ()) = tokio::join!(refresh(&fixture, &identified), end);
+    assert_eq!(groups(&refreshed), ["revoked_token"]);
+    assert!(fixture.store.stored().is_empty());
+    fixture.sessions.end(&fixture.token_config, &ahead).await.unwrap();
+    assert_eq!(fixture.revocations.standing(&ahead), Standing::Revoked);
+}
+
+#[tokio::test]
 async fn a_login_ends_the_session_whose_cookie_came_with_it() {
     let fixture = Fixture::new();
     let (_, old) = start(&fixture, "kim", None).await;
@@ -435,6 +456,8 @@ async fn a_logout_is_remembered_as_long_as_any_token_of_the_session_can_live() {
     for _ in 0..2 {
         fixture.sessions.end(&fixture.token_config, &lost).await.unwrap();
     }
+    let entry = fixture.store.log_entries().pop().unwrap();
+    assert!(entry.expires >= NOW + 11 * DAY, "and so does one that is being renewed right now");
     fixture.revocations.forget_expired(lost.expires - 1);
     assert_eq!(fixture.revocations.standing(&lost), Standing::Revoked);
 }

@@ -546,6 +546,12 @@ mod tests {
     #[test]
     fn times_end_where_the_configuration_says() {
         assert_eq!(with("exp", json!(NOW + 900 * DAY)).unwrap().expires, NOW - 60 + 30 * DAY);
+        let unlimited = crate::config::Token { max_lifetime: Duration::ZERO, ..hs256() };
+        let endless = KeyRing::load(&unlimited, tempfile::tempdir().unwrap().path(), NOW).unwrap();
+        let mut claims = foreign();
+        claims["exp"] = json!(NOW + 9_000 * DAY);
+        let verified = endless.verify(&signed(HEADER, &claims.to_string()), NOW).unwrap();
+        assert_eq!(verified.expires, NOW - 60 + unlimited.horizon().as_secs(), "no longer than the log remembers");
         let mut claims = crate::auth::testing::claims("kim", NOW);
         claims.auth_time = NOW - 29 * DAY;
         let ring = ring();
