@@ -28,6 +28,8 @@ const RETRY_RENEWAL: u64 = 5_000;
 const RETRY_ACCOUNT: u64 = 1_000;
 /// How long a reading of an account serves bearer tokens, unless the log says that it changed.
 const REMEMBER_ACCOUNT: u64 = 600_000;
+/// How long an account that could not be read is remembered where room is needed.
+const FORGET_OUTAGE: u64 = 3_600_000;
 /// Renewals, readings and outages that are remembered at a time.
 const REMEMBERED: usize = 8192;
 /// What a refresh came to.
@@ -322,6 +324,10 @@ impl Sessions {
         let Some(since) = since else { return unchanged };
         let now = self.clock.unix_millis();
         let mut unread = self.memory.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        if unread.len() >= REMEMBERED {
+            // What is left of outages that are long over.
+            unread.retain(|_, (_, first)| now.saturating_sub(*first) < FORGET_OUTAGE);
+        }
         let first = match unread.get(&old.account_key) {
             Some((number, first)) if *number == since => Some(*first),
             // More accounts changed than can be remembered: then nothing is known of how old this one's groups are.
