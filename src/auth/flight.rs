@@ -22,12 +22,17 @@ impl<K: Eq + Hash + Clone, V: Clone> Flights<K, V> {
     /// The outcome for `key`: one that is there and still `good`, or that of `work`, which no two callers do at a time.
     ///
     /// Work that began before the caller came may end in something that is not good for him: then it is done once more.
-    pub(super) async fn get(&self, key: K, good: impl Fn(&V) -> bool, work: impl AsyncFn() -> V) -> V {
-        let first = self.cell(&key, &good).get_or_init(|| work()).await.clone();
+    pub(super) async fn get<F: Future<Output = V>>(
+        &self,
+        key: K,
+        good: impl Fn(&V) -> bool,
+        work: impl Fn() -> F,
+    ) -> V {
+        let first = self.cell(&key, &good).get_or_init(&work).await.clone();
         if good(&first) {
             return first;
         }
-        self.cell(&key, &good).get_or_init(|| work()).await.clone()
+        self.cell(&key, &good).get_or_init(&work).await.clone()
     }
 
     fn cell(&self, key: &K, good: impl Fn(&V) -> bool) -> Arc<OnceCell<V>> {

@@ -222,7 +222,7 @@ impl Sessions {
             };
             self.clock.unix_millis() < renewal.made.saturating_add(lasts)
         };
-        let work = async || {
+        let work = || async move {
             let outcome = self.renew(request, old).await;
             self.record_renewal(old, &outcome, request.client.address);
             Renewal { made: self.clock.unix_millis(), outcome }
@@ -293,7 +293,7 @@ impl Sessions {
             self.clock.unix_millis() < reading.made.saturating_add(lasts)
                 && (reading.account.is_err() || self.revocations.standing(&reading.as_of) == Standing::Current)
         };
-        let work = async || {
+        let work = || async move {
             let read = tokio::time::timeout(limits.timeout, self.read(&old.account)).await;
             let (log_head, account) = match read {
                 Ok(Ok((log_head, account))) => (log_head, Ok(account)),

@@ -526,3 +526,17 @@ fn a_fresh_token_does_not_show_itself() {
     fixture.revocations.extend(&[], 6);
     assert_eq!(fixture.revocations.head(), 6);
 }
+
+#[test]
+fn every_call_can_be_awaited_on_any_runtime() {
+    fn any_thread<T: Send>(_: T) {}
+    let fixture = Fixture::new();
+    let Fixture { ring, token_config, sessions, .. } = &fixture;
+    let verified = fixture.verified("kim", NOW);
+    let kim = account("kim", &[]);
+    any_thread(sessions.end(token_config, &verified));
+    any_thread(sessions.revoke_account(token_config, &kim.id));
+    any_thread(sessions.start(ring, token_config, &kim, 5, CLIENT, "", Some(&verified)));
+    let identified = cookie(&fixture, &verified);
+    any_thread(refresh(&fixture, &identified));
+}
