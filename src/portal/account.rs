@@ -45,14 +45,15 @@ pub(super) async fn change_password(portal: &Portal, call: Call<'_>, body: Incom
     };
     let repeat = fields.take("repeat");
     let (Some(current), Some(new)) = (fields.take("current"), fields.take("new")) else {
-        return visitor.failed(portal, kind, StatusCode::BAD_REQUEST, "malformed_body", Message::FillIn, "").await;
+        return visitor.failed(portal, kind, FILL_IN).await;
     };
     if current.expose().is_empty() || new.expose().is_empty() || (kind == Kind::Form && repeat.is_none()) {
-        return visitor.failed(portal, kind, StatusCode::BAD_REQUEST, "malformed_body", Message::FillIn, "").await;
+        return visitor.failed(portal, kind, FILL_IN).await;
     }
     if repeat.is_some_and(|repeat| !repeat.matches(new.expose().as_bytes())) {
-        let (status, message) = (StatusCode::UNPROCESSABLE_ENTITY, Message::RepeatDiffers);
-        return visitor.failed(portal, kind, status, "repeat_differs", message, "").await;
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        let failure = Failure { status, code: "repeat_differs", message: Message::RepeatDiffers, detail: "" };
+        return visitor.failed(portal, kind, failure).await;
     }
     let config = call.config();
     let (id, client) = (&visitor.credential.account, call.visit.admitted.client);
@@ -135,7 +136,7 @@ impl Visitor<'_> {
             }
         };
         let detail = if let AccountError::Invalid(detail) = &error { detail.as_str() } else { "" };
-        let mut reply = self.failed(portal, kind, status, code, message, detail).await;
+        let mut reply = self.failed(portal, kind, Failure { status, code, message, detail }).await;
         match error {
             AccountError::Throttled { retry_after: after } => retry_after(&mut reply, after),
             _ if status == StatusCode::SERVICE_UNAVAILABLE => retry_after(&mut reply, RETRY_SOON),
@@ -190,15 +191,8 @@ impl Visitor<'_> {
     }
 
     /// The page again with what went wrong, or a problem report.
-    async fn failed(
-        self,
-        portal: &Portal,
-        kind: Kind,
-        status: StatusCode,
-        code: &str,
-        message: Message,
-        detail: &str,
-    ) -> Reply {
+    async fn failed(self, portal: &Portal, kind: Kind, failure: Failure<'_>) -> Reply {
+        let Failure { status, code, message, detail } = failure;
         match kind {
             Kind::Form => page(portal, self, status, None, Some((message, detail))).await,
             Kind::Json => {
@@ -208,6 +202,19 @@ impl Visitor<'_> {
         }
     }
 }
+
+/// Why a password was not changed.
+#[derive(Clone, Copy)]
+struct Failure<'a> {
+    status: StatusCode,
+    code: &'a str,
+    message: Message,
+    /// More words from the rules for passwords, or none.
+    detail: &'a str,
+}
+
+const FILL_IN: Failure<'static> =
+    Failure { status: StatusCode::BAD_REQUEST, code: "malformed_body", message: Message::FillIn, detail: "" };
 
 fn logged_in(call: Call<'_>) -> Option<(&Principal, &Verified)> {
     Some((call.person()?.as_ref(), call.visit.credential?))

@@ -16,15 +16,12 @@ pub(super) fn answer(visit: &Visit<'_>) -> Reply {
         Caller::Person(person) => Some(person.as_ref()),
         Caller::Anonymous(_) => None,
     };
-    let mut reply = match person {
-        Some(person) => {
-            let expires = visit.renewed_until.or_else(|| visit.credential.map(|credential| credential.expires));
-            replies::json(StatusCode::OK, &shape(person, expires))
-        }
-        None => {
-            let login_url = format!("{}/login", visit.config.portal_prefix);
-            replies::problem(StatusCode::UNAUTHORIZED, "not_logged_in", "nobody is logged in", Some(&login_url))
-        }
+    let mut reply = if let Some(person) = person {
+        let expires = visit.renewed_until.or_else(|| visit.credential.map(|credential| credential.expires));
+        replies::json(StatusCode::OK, &shape(person, expires))
+    } else {
+        let login_url = format!("{}/login", visit.config.portal_prefix);
+        replies::problem(StatusCode::UNAUTHORIZED, "not_logged_in", "nobody is logged in", Some(&login_url))
     };
     write_identity(reply.headers_mut(), &visit.config.identity, person);
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

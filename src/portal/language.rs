@@ -8,8 +8,10 @@ use http::header::ACCEPT_LANGUAGE;
 /// A language that the pages are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Language {
+    /// `en`
     #[default]
     English,
+    /// `ko`
     Korean,
 }
 

@@ -54,8 +54,11 @@ const RETRY_SOON: Duration = Duration::from_secs(2);
 
 /// What one request to the portal is about.
 pub struct Visit<'a> {
+    /// One snapshot for the whole request.
     pub config: &'a Config,
+    /// Signs new tokens.
     pub ring: &'a KeyRing,
+    /// Host, scheme and client as admission found them.
     pub admitted: &'a Admitted,
     /// After any refresh.
     pub caller: &'a Caller,
@@ -74,6 +77,7 @@ pub struct Portal {
 }
 
 impl Portal {
+    /// Joins the two rooms that only a login joins.
     #[must_use]
     pub fn new(accounts: Accounts, sessions: Arc<Sessions>, telemetry: Telemetry) -> Self {
         Self { accounts, sessions, metrics: telemetry.metrics }
@@ -209,6 +213,9 @@ impl<'a> Call<'a> {
     }
 
     fn cross_site(self, kind: Option<Kind>) -> Reply {
+        if kind == Some(Kind::Form) {
+            return self.page(StatusCode::FORBIDDEN, pages::cross_site(self.language));
+        }
         self.refuse(kind, StatusCode::FORBIDDEN, "cross_site", "this was sent from another site's page")
     }
 

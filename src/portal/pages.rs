@@ -8,13 +8,20 @@ use http::StatusCode;
 use minijinja::{Environment, context};
 
 use super::language::Language;
-use super::words::{Message, fault, password_rule, word_values, words};
+use super::words::{self, Message, fault, password_rule, word_values, words};
 use crate::clock::rfc3339;
 use crate::policy::Principal;
 use crate::store::{Session, SessionId};
 
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
+    // The engine's own escaping writes `/` as `&#x2f;` too, which helps nobody and hides a link from a reader.
+    environment.set_formatter(|output, _, value| {
+        if value.is_undefined() || value.is_none() {
+            return Ok(());
+        }
+        write_escaped(output, &value.to_string()).map_err(minijinja::Error::from)
+    });
     for (name, source) in SOURCES {
         if let Err(error) = environment.add_template(name, source) {
             // A test holds that none is wrong; without one the fallback below still says what happened.
@@ -34,6 +41,18 @@ const SOURCES: [(&str, &str); 8] = [
     ("account.html", include_str!("pages/account.html")),
     ("error.html", include_str!("pages/error.html")),
 ];
+
+/// Escapes for text and for quoted attributes (HTML section 13.3). There is no way around it in any template.
+fn write_escaped(output: &mut dyn std::fmt::Write, text: &str) -> std::fmt::Result {
+    text.chars().try_for_each(|character| match character {
+        '&' => output.write_str("&amp;"),
+        '<' => output.write_str("&lt;"),
+        '>' => output.write_str("&gt;"),
+        '"' => output.write_str("&quot;"),
+        '\'' => output.write_str("&#39;"),
+        _ => output.write_char(character),
+    })
+}
 
 /// What every page of the portal needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -165,15 +184,25 @@ fn program(user_agent: &str) -> Option<String> {
 /// `portal_prefix`: `portal.prefix`. `request_id`: shown so that a person can name it to the administrator; may be empty.
 #[must_use]
 pub fn error_page(language: Language, status: StatusCode, portal_prefix: &str, request_id: &str) -> String {
-    let (heading, explanation) = fault(language, status);
     // Only where a person is refused would another login help.
     let other_login = (status == StatusCode::FORBIDDEN).then(|| format!("{portal_prefix}/logout"));
-    let words = word_values(language);
-    let status = status.as_u16();
-    render(
-        "error.html",
-        context! { lang => language.tag(), words, status, heading, explanation, other_login, request_id },
-    )
+    explain(language, status, fault(language, status), other_login, request_id)
+}
+
+/// The page for somebody whose form was sent by another site's page.
+pub(super) fn cross_site(language: Language) -> String {
+    explain(language, StatusCode::FORBIDDEN, words::cross_site(language), None, "")
+}
+
+fn explain(
+    language: Language,
+    status: StatusCode,
+    (heading, explanation): (&str, &str),
+    other_login: Option<String>,
+    request_id: &str,
+) -> String {
+    let (lang, words, status) = (language.tag(), word_values(language), status.as_u16());
+    render("error.html", context! { lang, words, status, heading, explanation, other_login, request_id })
 }
 
 fn render(name: &str, values: minijinja::Value) -> String {

@@ -63,6 +63,7 @@ fn all_pages() -> Vec<(String, String)> {
         add("logout_nobody", logout(here, None, "/"));
         add("account", account_page(language, Some(Message::PasswordChanged), None, ""));
         add("account_problem", account_page(language, None, Some(Message::NewPasswordRefused), "It is too short."));
+        add("cross_site", cross_site(language));
         for status in [400, 403, 404, 429, 502, 503, 504] {
             let status = StatusCode::from_u16(status).unwrap();
             add(&format!("error_{}", status.as_u16()), error_page(language, status, "/_auth", "0199-abc"));

@@ -215,6 +215,21 @@ pub(super) fn fault(language: Language, status: StatusCode) -> (&'static str, &'
     choose(language, english, korean)
 }
 
+/// The heading and the explanation where a form was sent by another site's page.
+pub(super) fn cross_site(language: Language) -> (&'static str, &'static str) {
+    choose(
+        language,
+        (
+            "This came from another site",
+            "For your safety nothing was done. Please open this site yourself and try again.",
+        ),
+        (
+            "다른 사이트에서 보낸 요청입니다",
+            "안전을 위해 아무것도 처리하지 않았습니다. 이 사이트를 직접 열어 다시 시도해 주세요.",
+        ),
+    )
+}
+
 /// The fixed words of one language, as the templates take them.
 pub(super) fn word_values(language: Language) -> minijinja::Value {
     minijinja::Value::from(minijinja::value::Serde(words(language)))
