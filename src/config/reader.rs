@@ -141,6 +141,10 @@ impl<'t> Section<'t> {
         self.problem(&value.span(), key, format!("is a {found}; write {wanted}"));
     }
 
+    pub(super) fn is_text(&self, key: &'static str) -> bool {
+        self.value(key).is_some_and(|value| value.get_ref().is_str())
+    }
+
     pub(super) fn text(&self, key: &'static str) -> Option<Text> {
         let value = self.value(key)?;
         if let Some(text) = value.get_ref().as_str() {
