@@ -6,22 +6,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 
 use super::path::Readings;
 
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
 /// What admission needs to know of the configuration and the listener.
 #[derive(Clone, Debug)]
 pub struct Edge {
+    /// Whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// How the listener itself is reached.
     pub scheme: Scheme,
 }
 
+/// What a URL starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
+    /// Plain.
     Http,
+    /// Over TLS.
     Https,
 }
 
@@ -48,6 +54,7 @@ impl Scheme {
 pub struct Host(String);
 
 impl Host {
+    /// For comparing with host patterns.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -55,6 +62,7 @@ impl Host {
 
     /// Parses `HOST` or `HOST:PORT` (RFC 9110 section 7.2) and makes the canonical host. Names are ASCII (an
     /// international name in its `xn--` form); percent signs, user information and zone ids are refused.
+    #[must_use]
     pub fn parse(authority: &str) -> Option<Self> {
         parse_authority(authority).map(|(host, _)| host)
     }
@@ -103,7 +111,9 @@ pub struct Admitted {
     pub client: IpAddr,
     /// Whether the peer is one of `trusted_proxies`. A unix socket counts as 127.0.0.1.
     pub peer_trusted: bool,
+    /// All that a backend could take the path for.
     pub readings: Readings,
+    /// How a refusal is best answered.
     pub intent: Intent,
     /// A complete WebSocket handshake (RFC 6455 section 4.1): GET, HTTP/1.1, `Upgrade: websocket`, `Connection: upgrade`,
     /// one key, version 13, no body.
@@ -113,7 +123,10 @@ pub struct Admitted {
 /// Whether a person looks at the answer, or a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
+    /// A browser opens a page: GET or HEAD with `Sec-Fetch-Mode: navigate`, or, without `Sec-Fetch-*`, an `Accept` of
+    /// `text/html`.
     Navigation,
+    /// Everything else.
     Program,
 }
 
@@ -230,7 +243,7 @@ fn method_is_known(method: &Method) -> bool {
 }
 
 /// The value of a header that came exactly once.
-fn only<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a HeaderValue> {
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
@@ -332,12 +345,11 @@ fn intent_of(head: &Parts) -> Intent {
     if head.method != Method::GET && head.method != Method::HEAD {
         return Intent::Program;
     }
-    let navigates = match only(headers, &http::HeaderName::from_static("sec-fetch-mode")) {
-        Some(mode) => mode.as_bytes() == b"navigate",
-        None => {
-            let tells = ["sec-fetch-mode", "sec-fetch-site", "sec-fetch-dest", "sec-fetch-user"];
-            !tells.iter().any(|name| headers.contains_key(*name)) && accepts_html(headers)
-        }
+    let navigates = if let Some(mode) = only(headers, &SEC_FETCH_MODE) {
+        mode.as_bytes() == b"navigate"
+    } else {
+        let tells = ["sec-fetch-mode", "sec-fetch-site", "sec-fetch-dest", "sec-fetch-user"];
+        !tells.iter().any(|name| headers.contains_key(*name)) && accepts_html(headers)
     };
     if navigates { Intent::Navigation } else { Intent::Program }
 }
@@ -359,8 +371,7 @@ fn is_websocket(head: &Parts) -> bool {
             headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
-    let value_of =
-        |name| only(headers, &http::HeaderName::from_static(name)).map(|value| value.as_bytes().trim_ascii());
+    let value_of = |name| only(headers, &HeaderName::from_static(name)).map(|value| value.as_bytes().trim_ascii());
     let key_is_valid = |key: &[u8]| {
         let base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
         matches!(key, [digits @ .., b'=', b'='] if digits.len() == 22 && digits.iter().all(base64))

@@ -10,10 +10,16 @@ use hyper::body::Incoming;
 /// Why a body could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
+    /// 413.
     #[error("the body is larger than {limit} bytes")]
-    TooLarge { limit: usize },
+    TooLarge {
+        /// Bytes.
+        limit: usize,
+    },
+    /// 408.
     #[error("the body did not come in time")]
     TimedOut,
+    /// 400.
     #[error("the body broke off or is malformed")]
     Broken(#[source] hyper::Error),
 }

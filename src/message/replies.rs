@@ -57,13 +57,13 @@ fn content_security_policy(html: &str, form_action: &[String]) -> String {
     let style = html.split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
     if let Some((style, _)) = style {
         let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
-        policy.push_str(&format!("style-src 'sha256-{hash}'; "));
+        policy.extend(["style-src 'sha256-", &hash, "'; "]);
     }
     policy.push_str("form-action 'self'");
     // A browser applies `form-action` to the redirect after the form as well.
     let is_host = |host: &&String| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:*[]".contains(&byte));
     for host in form_action.iter().filter(is_host) {
-        policy.push_str(&format!(" https://{host} http://{host}"));
+        policy.extend([" https://", host, " http://", host]);
     }
     policy
 }

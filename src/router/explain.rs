@@ -11,6 +11,7 @@ use crate::policy::{self, Caller, Denied, Principal, Unidentified};
 /// All that can be said about one request without sending it.
 #[derive(Clone, Debug)]
 pub struct Explanation {
+    /// The canonical host.
     pub host: String,
     /// As it would be sent.
     pub path: String,
@@ -27,6 +28,7 @@ pub struct Explanation {
 /// What would become of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
+    /// Allowed, refused, or sent to the login.
     pub decision: Expectation,
     /// A stable code.
     pub reason: &'static str,

@@ -18,20 +18,26 @@ use crate::policy::Policy;
 /// One of the portal's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
+    /// `PREFIX/login`
     Login,
+    /// `PREFIX/check`
     Check,
+    /// `PREFIX/logout`
     Logout,
+    /// `PREFIX/account`
     Account,
     /// `POST PREFIX/account/password`
     AccountPassword,
     /// `POST PREFIX/account/sessions` (end one, or all others: "sign out everywhere")
     AccountSessions,
+    /// `PREFIX/.well-known/jwks.json`
     Jwks,
 }
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
+    /// Doorward answers itself.
     Portal(Endpoint),
     /// Index into [`Router::upstreams`]. A closed route has none.
     Upstream(Option<usize>),
@@ -42,10 +48,13 @@ pub enum Target {
 pub struct Route {
     /// For logs, metrics and `explain`.
     pub name: String,
+    /// What it demands.
     pub policy: Policy,
+    /// Where it leads.
     pub target: Target,
     /// Never redirect to the login page.
     pub api: bool,
+    /// `""`, or what is taken off the path as it was sent: it stands there literally, see [`Router::resolve`].
     pub strip_prefix: String,
 }
 
@@ -98,6 +107,7 @@ const PORTAL: [(&str, Endpoint, Access); 7] = [
 ];
 
 impl Router {
+    /// Every route of a checked configuration, and the portal's.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let upstreams: Vec<String> = config.upstreams.keys().cloned().collect();
@@ -285,16 +295,13 @@ impl Table {
                 // One byte more than the longest route path: enough to see where its last segment ends.
                 let wanted = path.get(..=self.longest).unwrap_or(path);
                 let mut buffer = [0_u8; 256];
-                match buffer.get_mut(..wanted.len()) {
-                    Some(folded) => {
-                        folded.copy_from_slice(wanted);
-                        folded.make_ascii_lowercase();
-                        self.find_in(&self.folded_exact, &self.folded_prefix, folded, method)
-                    }
-                    None => {
-                        let folded = wanted.to_ascii_lowercase();
-                        self.find_in(&self.folded_exact, &self.folded_prefix, &folded, method)
-                    }
+                if let Some(folded) = buffer.get_mut(..wanted.len()) {
+                    folded.copy_from_slice(wanted);
+                    folded.make_ascii_lowercase();
+                    self.find_in(&self.folded_exact, &self.folded_prefix, folded, method)
+                } else {
+                    let folded = wanted.to_ascii_lowercase();
+                    self.find_in(&self.folded_exact, &self.folded_prefix, &folded, method)
                 }
             }
         }
