@@ -2,8 +2,8 @@
 //!
 //! What is wrong with a login (name, password, or account) shows in no byte of the answer.
 
-use http::StatusCode;
-use http::header::SET_COOKIE;
+use http::header::{AUTHORIZATION, SET_COOKIE};
+use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -150,8 +150,9 @@ pub(super) async fn start_session(
 ) -> Result<Started, NotStarted> {
     let (visit, token) = (call.visit, &call.config().token);
     let (client, user_agent) = (visit.admitted.client, call.user_agent());
-    let started =
-        portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, visit.credential).await;
+    // A login takes the place of the browser's own session; a bearer token that came along is a script's and stays.
+    let replaces = visit.credential.filter(|_| !has_bearer(&call.head.headers));
+    let started = portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, replaces).await;
     let issued = started.map_err(|error| {
         tracing::warn!(%error, "a session could not be stored");
         NotStarted::Unavailable
@@ -166,6 +167,12 @@ pub(super) async fn start_session(
     Err(NotStarted::CookieTooLarge)
 }
 
+/// Whether an `Authorization: Bearer` came (RFC 6750 section 2.1; the scheme's case does not matter).
+fn has_bearer(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    lines.any(|line| line.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"Bearer ")))
+}
+
 fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
     json!({
         "_id": account.id.as_str(),
@@ -178,8 +185,21 @@ fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::secret::Secret;
+
+    #[test]
+    fn bearer_tokens_are_told_from_other_credentials() {
+        for (value, expected) in
+            [("Bearer x", true), ("bearer x", true), ("Basic x", false), ("Bearerx", false), ("", false)]
+        {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+            assert_eq!(has_bearer(&headers), expected, "{value}");
+        }
+        assert!(!has_bearer(&HeaderMap::new()));
+    }
 
     #[test]
     fn the_answer_has_the_promised_shape_and_no_secret() {
