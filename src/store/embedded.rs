@@ -1,0 +1,660 @@
+//! The store in a folder of its own: one thread does everything, the rest of the program sends it commands.
+//!
+//! Changes that wait together are put on the disk together. A change is answered only after it is on the disk and the
+//! followers were told; a read that came after it in the same group is answered after it too, so nobody sees what a
+//! power cut could still take back. After a failed write nothing is changed until the database was opened anew.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::folder::{Folder, Mark};
+use super::memory::sort_sessions;
+use super::plan::{Plan, Planned, View as _};
+use super::row::{self, Meta};
+use super::sled::{Engine, RawRow, THREAD_NAME, guarded};
+use super::{
+    Account, AccountId, Applied, Everything, Import, LogEntry, LogFollower, Row, Session, SessionId, Store, StoreError,
+    StoreFuture, Username, Write, dump,
+};
+use crate::clock::Clock;
+
+/// How many commands may wait.
+const QUEUE: usize = 4096;
+/// How many of them share one fsync.
+const GROUP: usize = 256;
+const TICK: Duration = Duration::from_secs(1);
+/// After a failed write the database is opened anew this often.
+const REOPEN_EVERY: Duration = Duration::from_secs(2);
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+/// How many rows one round of clearing away removes.
+const PURGE_ROWS: usize = 1000;
+/// A dump is written this long after the first change that the last one doesn't have.
+const DUMP_AFTER: Duration = Duration::from_secs(20);
+const DUMP_RETRY: Duration = Duration::from_secs(10);
+
+/// How to open the store.
+#[derive(Clone, Copy, Debug)]
+pub struct SledOptions {
+    /// How long to wait for another process that holds the folder.
+    pub wait: Duration,
+    /// How long a call may take (`store.timeout`). A change that timed out may still come to be.
+    pub timeout: Duration,
+    /// Makes an empty store also where a dump tells that there was one: for a restore.
+    pub beside_dump: bool,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self { wait: Duration::ZERO, timeout: Duration::from_secs(2), beside_dump: false }
+    }
+}
+
+/// The embedded store.
+///
+/// Calls need a tokio runtime with time enabled. A call that answers [`StoreError::TimedOut`] has not been taken back:
+/// its change may happen yet.
+pub struct Sled {
+    commands: SyncSender<Command>,
+    timeout: Duration,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+type Answer = Box<dyn FnOnce() + Send>;
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+enum Command {
+    /// Makes an answer now, which is sent when what came before is on the disk.
+    Read(Box<dyn FnOnce(&Core) -> Answer + Send>),
+    Change(Change, Reply<Applied>),
+    Follow(Arc<dyn LogFollower>, Reply<()>),
+    Close(Reply<()>),
+    #[cfg(test)]
+    Faults(oneshot::Sender<Option<Arc<super::sled::Faults>>>),
+}
+
+enum Change {
+    Writes(Vec<Write>),
+    Import(Box<Import>),
+}
+
+impl Sled {
+    /// Opens the store in `data_dir`, or makes one where there is none. Blocks: it may wait, and it reads everything once.
+    ///
+    /// [`StoreError::InUse`] where another process has it, [`StoreError::Damaged`] where it is not as it was left, and
+    /// also where it is gone but its dump is there.
+    pub fn open(data_dir: &Path, clock: Clock, options: SledOptions) -> Result<Arc<Self>, StoreError> {
+        let (commands, receiver) = sync_channel(QUEUE);
+        let (opened, wait) = std::sync::mpsc::channel();
+        let data_dir = data_dir.to_path_buf();
+        let run = move || match Core::open(&data_dir, clock, options) {
+            Ok(core) => {
+                let _ = opened.send(Ok(()));
+                core.run(&receiver);
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(THREAD_NAME.to_owned())
+            .spawn(run)
+            .map_err(|error| StoreError::caused("its thread can't be started", error))?;
+        match wait.recv() {
+            Ok(Ok(())) => Ok(Arc::new(Self { commands, timeout: options.timeout, thread: Mutex::new(Some(thread)) })),
+            Ok(Err(error)) => {
+                // The folder's lock goes with the thread.
+                let _ = thread.join();
+                Err(error)
+            }
+            Err(_) => Err(StoreError::unavailable("its thread ended")),
+        }
+    }
+
+    fn send<T: Send + 'static>(
+        &self,
+        limit: Option<Duration>,
+        make: impl FnOnce(Reply<T>) -> Command,
+    ) -> StoreFuture<'_, T> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.try_send(make(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::unavailable("too many calls are waiting for it"),
+            TrySendError::Disconnected(_) => StoreError::unavailable("it is closed"),
+        });
+        Box::pin(async move {
+            sent?;
+            let answered = match limit {
+                Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| StoreError::TimedOut)?,
+                None => answer.await,
+            };
+            answered.unwrap_or_else(|_| Err(StoreError::unavailable("it is closed")))
+        })
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Core) -> Result<T, StoreError> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        self.send(Some(self.timeout), |reply| {
+            Command::Read(Box::new(move |core| {
+                let result = guarded(|| work(core)).unwrap_or_else(Err);
+                Box::new(move || drop(reply.send(result)))
+            }))
+        })
+    }
+}
+
+impl Store for Sled {
+    fn account(&self, id: &AccountId) -> StoreFuture<'_, Option<Account>> {
+        let id = id.clone();
+        self.read(move |core| core.account(&id))
+    }
+
+    fn account_by_name(&self, name: &Username) -> StoreFuture<'_, Option<Account>> {
+        let key = row::name_key(name);
+        self.read(move |core| match core.engine()?.value(&key)? {
+            Some(value) => core.account(&row::decode_name(&key, &value)?),
+            None => Ok(None),
+        })
+    }
+
+    fn accounts(&self) -> StoreFuture<'_, Vec<Account>> {
+        let rows = self.read(|core| core.engine()?.rows(&[row::ACCOUNTS]));
+        Box::pin(async move {
+            let rows = rows.await?;
+            let accounts: Result<Vec<_>, _> = rows.iter().map(|(key, value)| row::decode_account(key, value)).collect();
+            let mut accounts = accounts?;
+            accounts.sort_by(|one, other| one.username.cmp(&other.username));
+            Ok(accounts)
+        })
+    }
+
+    fn session(&self, id: &SessionId) -> StoreFuture<'_, Option<Session>> {
+        let key = row::session_key(id);
+        self.read(move |core| core.live_session(&key))
+    }
+
+    fn sessions(&self, of: Option<&AccountId>) -> StoreFuture<'_, Vec<Session>> {
+        let of = of.cloned();
+        self.read(move |core| core.sessions(of.as_ref()))
+    }
+
+    fn apply(&self, writes: Vec<Write>) -> StoreFuture<'_, Applied> {
+        self.send(Some(self.timeout), |reply| Command::Change(Change::Writes(writes), reply))
+    }
+
+    fn log_head(&self) -> StoreFuture<'_, u64> {
+        self.read(|core| Ok(core.meta.log_head))
+    }
+
+    fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()> {
+        self.send(None, |reply| Command::Follow(follower, reply))
+    }
+
+    fn log(&self) -> StoreFuture<'_, Vec<LogEntry>> {
+        self.read(|core| core.live_log_after(0))
+    }
+
+    fn health(&self) -> StoreFuture<'_, ()> {
+        self.read(|core| core.broken.as_ref().map_or(Ok(()), |problem| Err(StoreError::unavailable(problem.clone()))))
+    }
+
+    fn export(&self) -> StoreFuture<'_, Everything> {
+        self.send(None, |reply| {
+            Command::Read(Box::new(move |core| {
+                let result = guarded(|| core.export()).unwrap_or_else(Err);
+                Box::new(move || drop(reply.send(result)))
+            }))
+        })
+    }
+
+    fn import(&self, import: Import) -> StoreFuture<'_, Applied> {
+        self.send(None, |reply| Command::Change(Change::Import(Box::new(import)), reply))
+    }
+
+    /// Also writes the dump where it is behind, which may take a moment; `store.timeout` does not bound it.
+    fn close(&self) -> StoreFuture<'_, ()> {
+        let closed = self.send(None, Command::Close);
+        Box::pin(async move {
+            let result = closed.await;
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // It answers as its last act, so this does not wait.
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+            result
+        })
+    }
+}
+
+/// What the store's thread owns.
+struct Core {
+    folder: Folder,
+    clock: Clock,
+    /// `None` for as long as it can't be opened anew after a failure.
+    engine: Option<Engine>,
+    mark: Mark,
+    meta: Meta,
+    followers: Vec<Arc<dyn LogFollower>>,
+    /// The newest log number that the followers know.
+    told: u64,
+    /// What failed, where nothing can be changed.
+    broken: Option<String>,
+    reopen_at: Instant,
+    purge_at: Instant,
+    dump: DumpState,
+}
+
+/// When the next dump is due.
+struct DumpState {
+    /// The number of changes that the dump on disk knows of.
+    written: Option<u64>,
+    /// Since when a dump is due, or when to try again.
+    due: Option<Instant>,
+    running: Option<(u64, JoinHandle<bool>)>,
+}
+
+/// An answer that waits for the disk.
+enum Pending {
+    Answer(Answer),
+    Changed(Applied, Reply<Applied>),
+}
+
+impl Core {
+    fn open(data_dir: &Path, clock: Clock, options: SledOptions) -> Result<Self, StoreError> {
+        let folder = Folder::lock(data_dir, options.wait)?;
+        let (engine, mark, meta) = guarded(|| folder.open(options.beside_dump)).unwrap_or_else(Err)?;
+        let now = clock.instant();
+        Ok(Self {
+            dump: DumpState { written: dump::sequence_of(&folder.dump_path()), due: None, running: None },
+            told: meta.log_head,
+            folder,
+            engine: Some(engine),
+            mark,
+            meta,
+            followers: Vec::new(),
+            broken: None,
+            reopen_at: now,
+            purge_at: now,
+            clock,
+        })
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let first = match commands.recv_timeout(TICK) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break self.shut(None),
+            };
+            let mut pending = Vec::new();
+            for command in first.into_iter().chain(commands.try_iter().take(GROUP)) {
+                if let Command::Close(reply) = command {
+                    self.settle(&mut pending);
+                    return self.shut(Some(reply));
+                }
+                self.take(command, &mut pending);
+            }
+            self.settle(&mut pending);
+            self.keep_house();
+        }
+    }
+
+    fn take(&mut self, command: Command, pending: &mut Vec<Pending>) {
+        match command {
+            Command::Read(work) => pending.push(Pending::Answer(work(self))),
+            Command::Change(change, reply) => match guarded(|| self.change(change)).unwrap_or_else(Err) {
+                Ok(applied) => pending.push(Pending::Changed(applied, reply)),
+                Err(error) => pending.push(Pending::Answer(Box::new(move || drop(reply.send(Err(error)))))),
+            },
+            Command::Follow(follower, reply) => {
+                self.settle(pending);
+                drop(reply.send(guarded(|| self.follow(follower)).unwrap_or_else(Err)));
+            }
+            // Taken out of the queue before.
+            Command::Close(reply) => drop(reply.send(Ok(()))),
+            #[cfg(test)]
+            Command::Faults(reply) => drop(reply.send(self.engine.as_ref().map(|engine| engine.faults.clone()))),
+        }
+    }
+
+    /// Puts the group on the disk, tells the followers, and answers.
+    fn settle(&mut self, pending: &mut Vec<Pending>) {
+        let changed = pending.iter().any(|one| matches!(one, Pending::Changed(..)));
+        let flushed = if changed { guarded(|| self.flush()).unwrap_or_else(Err) } else { Ok(()) };
+        match &flushed {
+            Ok(()) if changed => {
+                let entries = pending.iter().filter_map(|one| match one {
+                    Pending::Changed(applied, _) => Some(applied.entries.as_slice()),
+                    Pending::Answer(_) => None,
+                });
+                let entries = entries.flatten().cloned().collect::<Vec<_>>();
+                self.tell(&entries);
+            }
+            Ok(()) => {}
+            Err(error) => self.fail(error),
+        }
+        for one in pending.drain(..) {
+            match one {
+                Pending::Answer(answer) => answer(),
+                Pending::Changed(applied, reply) => {
+                    let answer = match &flushed {
+                        Ok(()) => Ok(applied),
+                        Err(error) => Err(StoreError::unavailable(error.to_string())),
+                    };
+                    drop(reply.send(answer));
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, entries: &[LogEntry]) {
+        if !entries.is_empty() {
+            for follower in &self.followers {
+                follower.extend(entries, self.meta.log_head);
+            }
+        }
+        self.told = self.meta.log_head;
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if let Some(problem) = &self.broken {
+            // A write later in the same group failed: what reached the disk before it is not known.
+            return Err(StoreError::unavailable(problem.clone()));
+        }
+        self.engine()?.flush()?;
+        self.mark.note(self.meta.sequence).map_err(|error| StoreError::caused("it can't be written", error))
+    }
+
+    fn change(&mut self, change: Change) -> Result<Applied, StoreError> {
+        if let Some(problem) = &self.broken {
+            return Err(StoreError::unavailable(problem.clone()));
+        }
+        if matches!(change, Change::Import(_)) {
+            // A dump of what was there before may have counted to the same number.
+            self.dump.written = None;
+        }
+        let mut plan = Plan::new(self.engine()?, self.meta.clone(), self.clock.unix_seconds());
+        match change {
+            Change::Writes(writes) => writes.into_iter().try_for_each(|write| plan.write(write))?,
+            Change::Import(import) => plan.import(*import)?,
+        }
+        if plan.is_empty() {
+            return Ok(Applied { log_head: self.meta.log_head, entries: Vec::new() });
+        }
+        let planned = plan.finish()?;
+        self.write(planned)
+    }
+
+    fn write(&mut self, planned: Planned) -> Result<Applied, StoreError> {
+        let Planned { changes, meta, entries } = planned;
+        // Also what failed may have reached the disk in part: its numbers are not given out a second time.
+        self.meta = meta;
+        let written = guarded(|| self.engine()?.write(changes)).unwrap_or_else(Err);
+        if let Err(error) = written {
+            self.fail(&error);
+            return Err(error);
+        }
+        Ok(Applied { log_head: self.meta.log_head, entries })
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        if self.broken.is_none() {
+            tracing::error!(error = %causes(error), "the store can't be written; changes are refused until it can");
+            self.reopen_at = self.clock.instant() + REOPEN_EVERY;
+        }
+        self.broken = Some(error.to_string());
+    }
+
+    fn follow(&mut self, follower: Arc<dyn LogFollower>) -> Result<(), StoreError> {
+        if let Some(problem) = &self.broken {
+            return Err(StoreError::unavailable(problem.clone()));
+        }
+        follower.extend(&self.live_log_after(0)?, self.meta.log_head);
+        self.followers.push(follower);
+        Ok(())
+    }
+
+    fn engine(&self) -> Result<&Engine, StoreError> {
+        self.engine.as_ref().ok_or_else(|| StoreError::unavailable("it is being opened anew"))
+    }
+
+    fn account(&self, id: &AccountId) -> Result<Option<Account>, StoreError> {
+        let key = row::account_key(id);
+        Ok(self.engine()?.value(&key)?.map(|value| row::decode_account(&key, &value)).transpose()?)
+    }
+
+    fn live_session(&self, key: &[u8]) -> Result<Option<Session>, StoreError> {
+        let session = self.engine()?.value(key)?.map(|value| row::decode_session(key, &value)).transpose()?;
+        Ok(session.filter(|session| session.expires > self.clock.unix_seconds()))
+    }
+
+    fn sessions(&self, of: Option<&AccountId>) -> Result<Vec<Session>, StoreError> {
+        let engine = self.engine()?;
+        let keys = match of {
+            Some(account) => {
+                let index = engine.keys(&row::sessions_of_prefix(account))?;
+                index.iter().filter_map(|key| row::session_key_of_index(key)).collect()
+            }
+            None => engine.keys(&[row::SESSIONS])?,
+        };
+        let mut sessions = Vec::with_capacity(keys.len());
+        for key in keys {
+            sessions.extend(self.live_session(&key)?);
+        }
+        sort_sessions(&mut sessions);
+        Ok(sessions)
+    }
+
+    fn live_log_after(&self, number: u64) -> Result<Vec<LogEntry>, StoreError> {
+        let now = self.clock.unix_seconds();
+        let mut entries = Vec::new();
+        for (key, value) in self.engine()?.rows(&[row::LOG])? {
+            let entry = row::decode_entry(&key, &value)?;
+            if entry.expires > now && entry.number > number {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn export(&self) -> Result<Everything, StoreError> {
+        if let Some(problem) = &self.broken {
+            // Some of what could be read now may be gone once the database is open again.
+            return Err(StoreError::unavailable(problem.clone()));
+        }
+        let engine = self.engine()?;
+        let mut rows: Vec<RawRow> = Vec::new();
+        for prefix in [row::ACCOUNTS, row::SESSIONS, row::LOG] {
+            rows.extend(engine.rows(&[prefix])?);
+        }
+        Ok(Everything {
+            counts: self.meta.counts(),
+            log_head: self.meta.log_head,
+            sequence: self.meta.sequence,
+            rows: Box::new(rows.into_iter().map(|(key, value)| Ok(decode(&key, &value)?))),
+        })
+    }
+
+    fn keep_house(&mut self) {
+        let now = self.clock.instant();
+        if self.broken.is_some() {
+            if now >= self.reopen_at {
+                self.reopen_at = now + REOPEN_EVERY;
+                self.reopen();
+            }
+            return;
+        }
+        if now >= self.purge_at {
+            self.purge_at = now + PURGE_EVERY;
+            match guarded(|| self.purge()).unwrap_or_else(Err) {
+                // There may be more.
+                Ok(true) => self.purge_at = now,
+                Ok(false) => {}
+                Err(error) => self.fail(&error),
+            }
+        }
+        self.keep_dump(now);
+    }
+
+    /// Opens the database anew after a failure. Reads go on with the old one until there is room to do so.
+    fn reopen(&mut self) {
+        if let Err(error) = self.folder.probe() {
+            tracing::warn!(%error, "the store still can't be written");
+            return;
+        }
+        let (told, log_head) = (self.told, self.meta.log_head);
+        self.engine = None;
+        let opened = guarded(|| {
+            let (engine, mark, meta) = self.folder.reopen()?;
+            engine.verify().map_err(StoreError::unavailable)?;
+            Ok((engine, mark, meta))
+        });
+        match opened.unwrap_or_else(Err) {
+            Ok((engine, mark, meta)) => {
+                (self.engine, self.mark, self.meta) = (Some(engine), mark, meta);
+                // Entries that did not reach the disk had these numbers, and somebody may have seen them.
+                self.meta.log_head = self.meta.log_head.max(log_head).saturating_add(1);
+                self.broken = None;
+                // What was refused may have reached the disk all the same.
+                match self.live_log_after(told) {
+                    Ok(entries) => self.tell(&entries),
+                    Err(error) => return self.fail(&error),
+                }
+                tracing::info!("the store can be written again");
+            }
+            Err(error) => {
+                tracing::error!(error = %causes(&error), "the store can't be opened anew");
+                self.broken = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Removes sessions and log entries that ran out. Says whether there may be more.
+    fn purge(&mut self) -> Result<bool, StoreError> {
+        let now = self.clock.unix_seconds();
+        let engine = self.engine()?;
+        let mut plan = Plan::new(engine, self.meta.clone(), now);
+        let mut left = PURGE_ROWS;
+        for (key, value) in engine.rows(&[row::LOG])? {
+            if left > 0 && row::decode_entry(&key, &value)?.expires <= now {
+                plan.remove(&key)?;
+                left -= 1;
+            }
+        }
+        for (key, value) in engine.rows(&[row::SESSIONS])? {
+            if left > 0 && row::decode_session(&key, &value)?.expires <= now {
+                plan.remove_session(&key)?;
+                left -= 1;
+            }
+        }
+        if plan.is_empty() {
+            return Ok(false);
+        }
+        let planned = plan.finish()?;
+        self.write(planned)?;
+        self.flush()?;
+        Ok(left == 0)
+    }
+
+    /// Starts a dump when one is due, and hears of one that has ended.
+    fn keep_dump(&mut self, now: Instant) {
+        if self.dump.running.as_ref().is_some_and(|(_, thread)| !thread.is_finished()) {
+            return;
+        }
+        self.reap_dump(now);
+        if self.dump.written == Some(self.meta.sequence) || self.meta.sequence == 0 {
+            self.dump.due = None;
+            return;
+        }
+        let due = *self.dump.due.get_or_insert(now + DUMP_AFTER);
+        if now < due {
+            return;
+        }
+        self.dump.due = Some(now + DUMP_RETRY);
+        match guarded(|| self.export()).unwrap_or_else(Err) {
+            Ok(everything) => {
+                let (sequence, path, seconds) =
+                    (self.meta.sequence, self.folder.dump_path(), self.clock.unix_seconds());
+                let work = move || write_dump_file(everything, seconds, &path);
+                match std::thread::Builder::new().name(String::from("doorward-dump")).spawn(work) {
+                    Ok(thread) => self.dump.running = Some((sequence, thread)),
+                    Err(error) => tracing::warn!(%error, "no dump of the store: its thread can't be started"),
+                }
+            }
+            Err(error) => tracing::warn!(error = %causes(&error), "no dump of the store; tried again soon"),
+        }
+    }
+
+    fn reap_dump(&mut self, now: Instant) {
+        if let Some((sequence, thread)) = self.dump.running.take() {
+            if thread.join().unwrap_or(false) {
+                self.dump.written = Some(sequence);
+                self.dump.due = None;
+            } else {
+                self.dump.due = Some(now + DUMP_RETRY);
+            }
+        }
+    }
+
+    fn shut(mut self, reply: Option<Reply<()>>) {
+        self.reap_dump(self.clock.instant());
+        let mut closed = Ok(());
+        if self.broken.is_none() {
+            closed = guarded(|| self.flush())
+                .unwrap_or_else(Err)
+                .and_then(|()| self.mark.sync().map_err(|error| StoreError::caused("it can't be written", error)));
+            if closed.is_ok() && self.meta.sequence > 0 && self.dump.written != Some(self.meta.sequence) {
+                match guarded(|| self.export()).unwrap_or_else(Err) {
+                    Ok(everything) => {
+                        write_dump_file(everything, self.clock.unix_seconds(), &self.folder.dump_path());
+                    }
+                    Err(error) => tracing::warn!(error = %causes(&error), "no dump of the store"),
+                }
+            }
+        }
+        self.engine = None;
+        drop(self);
+        if let Some(reply) = reply {
+            drop(reply.send(closed));
+        }
+    }
+}
+
+fn write_dump_file(everything: Everything, now: u64, path: &Path) -> bool {
+    match dump::replace(everything, now, path) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(error = %causes(&error), "no dump of the store; the one before it is still there");
+            false
+        }
+    }
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<Row, row::RowError> {
+    match key.first() {
+        Some(&row::ACCOUNTS) => row::decode_account(key, value).map(Row::Account),
+        Some(&row::SESSIONS) => row::decode_session(key, value).map(Row::Session),
+        _ => row::decode_entry(key, value).map(Row::Entry),
+    }
+}
+
+/// An error with its causes, for the log.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "embedded_tests.rs"]
+mod tests;
