@@ -39,10 +39,18 @@ pub struct Restored {
 pub enum RestoreError {
     /// A line is not what it must be. Lines count from 1.
     #[error("line {line}: {problem}")]
-    Invalid { line: u64, problem: String },
+    Invalid {
+        /// Its number.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// The dump ends before its last line.
     #[error("line {line}: the dump is cut off here")]
-    CutOff { line: u64 },
+    CutOff {
+        /// The number of the line that is missing.
+        line: u64,
+    },
     /// Reading it failed.
     #[error("the dump can't be read")]
     Read(#[source] io::Error),
@@ -173,7 +181,7 @@ pub(super) fn replace(everything: Everything, now: u64, path: &Path) -> Result<(
 struct Lines<W> {
     out: W,
     digest: Sha256,
-    lines: u64,
+    count: u64,
 }
 
 impl<W: Write> Lines<W> {
@@ -181,13 +189,13 @@ impl<W: Write> Lines<W> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
         self.digest.update(&line);
-        self.lines += 1;
+        self.count += 1;
         self.out.write_all(&line)
     }
 }
 
 fn write(everything: Everything, now: u64, out: impl Write) -> Result<(), WriteError> {
-    let mut lines = Lines { out, digest: Sha256::new(), lines: 0 };
+    let mut lines = Lines { out, digest: Sha256::new(), count: 0 };
     lines.write(&Header {
         doorward_dump: VERSION,
         made: rfc3339(now),
@@ -204,7 +212,7 @@ fn write(everything: Everything, now: u64, out: impl Write) -> Result<(), WriteE
             Row::Entry(entry) => lines.write(&Line::Entry(entry))?,
         }
     }
-    let end = End { lines: lines.lines, sha256: hex(&lines.digest.clone().finalize()) };
+    let end = End { lines: lines.count, sha256: hex(&lines.digest.clone().finalize()) };
     lines.write(&Line::End(end))?;
     lines.out.flush()?;
     Ok(())
@@ -378,7 +386,7 @@ mod tests {
         let lines: Vec<&str> = good.lines().collect();
         let without = |left_out: usize| -> String {
             let kept = lines.iter().enumerate().filter(|(number, _)| *number != left_out);
-            kept.map(|(_, line)| format!("{line}\n")).collect()
+            kept.map(|(_, line)| [line, "\n"].concat()).collect()
         };
         for (dump, told) in [
             (String::new(), "line 1: the dump is cut off"),

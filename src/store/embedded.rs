@@ -27,11 +27,13 @@ use crate::clock::Clock;
 const QUEUE: usize = 4096;
 /// How many of them share one fsync.
 const GROUP: usize = 256;
+/// What a change may take beyond `store.timeout` for each write in it.
+const EACH_WRITE: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_secs(1);
 /// After a failed write the database is opened anew this often.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
-const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// How many rows one round of clearing away removes.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
+/// How many rows are looked at in one go when clearing away.
 const PURGE_ROWS: usize = 1000;
 /// A dump is written this long after the first change that the last one doesn't have.
 const DUMP_AFTER: Duration = Duration::from_secs(20);
@@ -42,7 +44,8 @@ const DUMP_RETRY: Duration = Duration::from_secs(10);
 pub struct SledOptions {
     /// How long to wait for another process that holds the folder.
     pub wait: Duration,
-    /// How long a call may take (`store.timeout`). A change that timed out may still come to be.
+    /// How long a call may take (`store.timeout`), and a change a millisecond more for each of its writes. A change
+    /// that timed out may still come to be. `follow`, `export`, `import` and `close` take as long as they need.
     pub timeout: Duration,
     /// Makes an empty store also where a dump tells that there was one: for a restore.
     pub beside_dump: bool,
@@ -166,8 +169,14 @@ impl Store for Sled {
         let rows = self.read(|core| core.engine()?.rows(&[row::ACCOUNTS]));
         Box::pin(async move {
             let rows = rows.await?;
-            let accounts: Result<Vec<_>, _> = rows.iter().map(|(key, value)| row::decode_account(key, value)).collect();
-            let mut accounts = accounts?;
+            let mut accounts = Vec::with_capacity(rows.len());
+            for some in rows.chunks(256) {
+                for (key, value) in some {
+                    accounts.push(row::decode_account(key, value)?);
+                }
+                // The caller's thread has other things to do as well.
+                tokio::task::yield_now().await;
+            }
             accounts.sort_by(|one, other| one.username.cmp(&other.username));
             Ok(accounts)
         })
@@ -184,7 +193,9 @@ impl Store for Sled {
     }
 
     fn apply(&self, writes: Vec<Write>) -> StoreFuture<'_, Applied> {
-        self.send(Some(self.timeout), |reply| Command::Change(Change::Writes(writes), reply))
+        // An import of many accounts is one change, and takes as long as it takes.
+        let long = EACH_WRITE.saturating_mul(u32::try_from(writes.len()).unwrap_or(u32::MAX));
+        self.send(Some(self.timeout + long), |reply| Command::Change(Change::Writes(writes), reply))
     }
 
     fn log_head(&self) -> StoreFuture<'_, u64> {
@@ -246,6 +257,8 @@ struct Core {
     broken: Option<String>,
     reopen_at: Instant,
     purge_at: Instant,
+    /// The key up to which this round of clearing away has come; empty between rounds.
+    purged_to: Vec<u8>,
     dump: DumpState,
 }
 
@@ -280,6 +293,7 @@ impl Core {
             broken: None,
             reopen_at: now,
             purge_at: now,
+            purged_to: Vec::new(),
             clock,
         })
     }
@@ -492,8 +506,7 @@ impl Core {
         if now >= self.purge_at {
             self.purge_at = now + PURGE_EVERY;
             match guarded(|| self.purge()).unwrap_or_else(Err) {
-                // There may be more.
-                Ok(true) => self.purge_at = now,
+                Ok(true) => self.purge_at = now + TICK,
                 Ok(false) => {}
                 Err(error) => self.fail(&error),
             }
@@ -534,31 +547,35 @@ impl Core {
         }
     }
 
-    /// Removes sessions and log entries that ran out. Says whether there may be more.
+    /// Looks at some more rows and removes the sessions and log entries among them that ran out. Says whether there are
+    /// more to look at; the next call goes on from there, so that no call holds the changes up for long.
     fn purge(&mut self) -> Result<bool, StoreError> {
         let now = self.clock.unix_seconds();
+        let after = std::mem::take(&mut self.purged_to);
         let engine = self.engine()?;
         let mut plan = Plan::new(engine, self.meta.clone(), now);
-        let mut left = PURGE_ROWS;
-        for (key, value) in engine.rows(&[row::LOG])? {
-            if left > 0 && row::decode_entry(&key, &value)?.expires <= now {
-                plan.remove(&key)?;
-                left -= 1;
+        // The log's keys come before those of sessions.
+        let mut rows = engine.rows_after(&[row::LOG], &after, PURGE_ROWS)?;
+        let left = PURGE_ROWS - rows.len();
+        rows.extend(engine.rows_after(&[row::SESSIONS], &after, left)?);
+        for (key, value) in &rows {
+            if key.starts_with(&[row::LOG]) {
+                if row::decode_entry(key, value)?.expires <= now {
+                    plan.remove(key)?;
+                }
+            } else if row::decode_session(key, value)?.expires <= now {
+                plan.remove_session(key)?;
             }
         }
-        for (key, value) in engine.rows(&[row::SESSIONS])? {
-            if left > 0 && row::decode_session(&key, &value)?.expires <= now {
-                plan.remove_session(&key)?;
-                left -= 1;
-            }
+        let planned = if plan.is_empty() { None } else { Some(plan.finish()?) };
+        if rows.len() == PURGE_ROWS {
+            self.purged_to = rows.last().map_or_else(Vec::new, |(key, _)| key.to_vec());
         }
-        if plan.is_empty() {
-            return Ok(false);
+        if let Some(planned) = planned {
+            self.write(planned)?;
+            self.flush()?;
         }
-        let planned = plan.finish()?;
-        self.write(planned)?;
-        self.flush()?;
-        Ok(left == 0)
+        Ok(!self.purged_to.is_empty())
     }
 
     /// Starts a dump when one is due, and hears of one that has ended.

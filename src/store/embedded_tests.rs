@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
@@ -103,7 +103,7 @@ fn a_folder_is_open_once() {
     run(first.apply(vec![Write::InsertAccount(account("kim"))])).unwrap();
     let waiting = {
         let (path, clock) = (folder.path().to_path_buf(), clock.clone());
-        let options = SledOptions { wait: Duration::from_secs(60), ..SledOptions::default() };
+        let options = SledOptions { wait: Duration::from_mins(1), ..SledOptions::default() };
         std::thread::spawn(move || Sled::open(&path, clock, options))
     };
     closed(&first);
@@ -111,7 +111,7 @@ fn a_folder_is_open_once() {
     assert_eq!(run(second.accounts()).unwrap().len(), 1);
     // Dropped, not closed: the folder is free again soon after.
     drop(second);
-    let options = SledOptions { wait: Duration::from_secs(60), ..SledOptions::default() };
+    let options = SledOptions { wait: Duration::from_mins(1), ..SledOptions::default() };
     closed(&Sled::open(folder.path(), clock, options).unwrap());
 }
 
@@ -310,14 +310,14 @@ fn a_call_without_an_answer_times_out() {
     let folder = tempfile::tempdir().unwrap();
     let options = SledOptions { timeout: Duration::from_millis(20), ..SledOptions::default() };
     let store = Sled::open(folder.path(), Clock::manual(NOW), options).unwrap();
-    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let (release, stuck_until) = std::sync::mpsc::channel::<()>();
     let stuck = Command::Read(Box::new(move |_| {
-        let _ = held.recv();
+        let _ = stuck_until.recv();
         Box::new(|| ())
     }));
     store.commands.send(stuck).unwrap();
     assert!(matches!(run(store.log_head()), Err(StoreError::TimedOut)));
-    hold.send(()).unwrap();
+    release.send(()).unwrap();
     closed(&store);
 }
 
@@ -339,7 +339,6 @@ fn writes_until_it_is_killed() {
                 revoke(Revocation::Account { account: one.id.clone() }),
             ];
             let number = store.apply(list).await.unwrap().log_head;
-            use std::io::Write as _;
             writeln!(std::io::stderr(), "acknowledged {} {number}", one.id).unwrap();
         }
     });
@@ -401,7 +400,6 @@ fn size_of(folder: &Path) -> u64 {
 fn growth_and_start() {
     let clock = Clock::manual(NOW);
     let report = |name: &str, folder: &Path, rows: u64, started: Instant| {
-        use std::io::Write as _;
         let took = Clock::system().instant() - started;
         let each = size_of(&folder.join("store")) / rows;
         writeln!(std::io::stderr(), "{name}: {each} bytes each, {took:?}").unwrap();
@@ -435,4 +433,48 @@ fn growth_and_start() {
         closed(&store);
         assert!(each <= if kind == 0 { 2048 } else { 1024 }, "{name}: {each}");
     }
+}
+
+#[test]
+#[ignore = "needs a file system of some 24 MB, named in DOORWARD_TEST_SMALL_DISK"]
+fn a_full_disk_is_told_and_heals() {
+    let Some(disk) = std::env::var_os("DOORWARD_TEST_SMALL_DISK") else { return };
+    let folder = tempfile::tempdir_in(disk).unwrap();
+    let clock = Clock::system();
+    let store = open(folder.path(), &clock).unwrap();
+    run(async {
+        let kim = account("kim");
+        store.apply(vec![Write::InsertAccount(kim.clone())]).await.unwrap();
+        let mut ballast = fs::File::create(folder.path().join("ballast")).unwrap();
+        while ballast.write_all(&[7; 4096]).is_ok() {}
+        let mut acknowledged = Vec::new();
+        let problem = loop {
+            let mut one = account(&format!("user{}", acknowledged.len()));
+            one.email = "x".repeat(20_000);
+            match store.apply(vec![Write::InsertAccount(one.clone())]).await {
+                Ok(_) => acknowledged.push(one.id),
+                Err(problem) => break problem,
+            }
+        };
+        assert!(matches!(problem, StoreError::Unavailable { .. }), "{problem}");
+        writeln!(std::io::stderr(), "full after {}: {problem}", acknowledged.len()).unwrap();
+        for _ in 0..40 {
+            assert!(store.health().await.is_err());
+            assert!(store.account(&kim.id).await.unwrap().is_some());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(ballast);
+        fs::remove_file(folder.path().join("ballast")).unwrap();
+        while store.health().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        store.apply(vec![Write::InsertAccount(account("ann"))]).await.unwrap();
+        for id in &acknowledged {
+            assert!(store.account(id).await.unwrap().is_some());
+        }
+    });
+    closed(&store);
+    let store = open(folder.path(), &clock).unwrap();
+    assert!(run(store.accounts()).unwrap().len() >= 2);
+    closed(&store);
 }

@@ -48,7 +48,14 @@ pub enum Write {
     RemoveAllSessions,
     /// Appends to the revocation log; the store gives it the next number. `expires`: Unix seconds after which no
     /// token that it covers can still be valid.
-    Revoke { what: Revocation, at: u64, expires: u64 },
+    Revoke {
+        /// What is over.
+        what: Revocation,
+        /// Unix seconds.
+        at: u64,
+        /// Unix seconds.
+        expires: u64,
+    },
 }
 
 /// What a change did.
@@ -81,7 +88,9 @@ pub enum Row {
 /// How many records there are of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Accounts.
     pub accounts: u64,
+    /// Sessions.
     pub sessions: u64,
     /// Entries of the revocation log.
     pub entries: u64,
@@ -89,6 +98,7 @@ pub struct Counts {
 
 /// A whole store as it was at one moment.
 pub struct Everything {
+    /// How many rows there are.
     pub counts: Counts,
     /// The number of the newest log entry, live or not.
     pub log_head: u64,
@@ -101,7 +111,9 @@ pub struct Everything {
 /// What [`Store::import`] puts into an empty store.
 #[derive(Clone, Debug, Default)]
 pub struct Import {
+    /// No two of the same id or name.
     pub accounts: Vec<Account>,
+    /// No two of the same id.
     pub sessions: Vec<Session>,
     /// By ascending number.
     pub log: Vec<LogEntry>,
@@ -181,13 +193,28 @@ pub enum StoreError {
     NoSuchAccount,
     /// A record is larger than the store takes.
     #[error("the record is too large: {size} bytes, at most {limit}")]
-    TooLarge { size: usize, limit: usize },
+    TooLarge {
+        /// In bytes.
+        size: usize,
+        /// In bytes.
+        limit: usize,
+    },
     /// Another process has the folder open.
     #[error("{folder} is open in another process; stop it, or use the commands while it runs")]
-    InUse { folder: String },
+    InUse {
+        /// Its path.
+        folder: String,
+    },
     /// The store is damaged, foreign or of another version. Left untouched.
     #[error("{folder}: {problem}. It was left untouched. {way_back}")]
-    Damaged { folder: String, problem: String, way_back: String },
+    Damaged {
+        /// Its path.
+        folder: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do, in whole sentences.
+        way_back: String,
+    },
     /// It can't be reached, or can't write.
     #[error("the store is not available: {problem}")]
     Unavailable {

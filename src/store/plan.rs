@@ -165,10 +165,10 @@ impl<'view, V: View> Plan<'view, V> {
     fn put_session(&mut self, session: &Session) -> Result<(), StoreError> {
         let key = row::session_key(&session.id);
         let index = row::session_of_key(&session.account, &session.id);
-        if let Some(old) = self.session(&key)? {
-            if old.account != session.account {
-                self.remove(&row::session_of_key(&old.account, &old.id))?;
-            }
+        if let Some(old) = self.session(&key)?
+            && old.account != session.account
+        {
+            self.remove(&row::session_of_key(&old.account, &old.id))?;
         }
         if self.value(&index)?.is_none() {
             self.put(&index, row::encode(&index, &[])?)?;

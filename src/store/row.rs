@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn too_large_a_value_is_refused() {
-        assert!(encode(b"k", &[0; MAX_VALUE_BYTES - HEAD_BYTES]).is_ok());
+        assert!(encode(b"k", &vec![0; MAX_VALUE_BYTES - HEAD_BYTES]).is_ok());
         assert!(matches!(
-            encode(b"k", &[0; MAX_VALUE_BYTES - HEAD_BYTES + 1]),
+            encode(b"k", &vec![0; MAX_VALUE_BYTES - HEAD_BYTES + 1]),
             Err(StoreError::TooLarge { size, limit: MAX_VALUE_BYTES }) if size == MAX_VALUE_BYTES + 1
         ));
     }

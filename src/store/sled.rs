@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
@@ -146,6 +147,14 @@ impl Engine {
     /// The rows whose keys start so, ordered by key.
     pub(super) fn rows(&self, prefix: &[u8]) -> Result<Vec<RawRow>, StoreError> {
         self.tree.scan_prefix(prefix).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// The first rows whose keys start so and come after `after`, at most `limit`.
+    pub(super) fn rows_after(&self, prefix: &[u8], after: &[u8], limit: usize) -> Result<Vec<RawRow>, StoreError> {
+        let from = if after > prefix { Bound::Excluded(after) } else { Bound::Included(prefix) };
+        let rows = self.tree.range::<&[u8], _>((from, Bound::Unbounded)).take(limit);
+        let rows = rows.take_while(|row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)));
+        rows.collect::<Result<_, _>>().map_err(failed)
     }
 
     /// Writes all changes or none. On disk only after [`Engine::flush`].
