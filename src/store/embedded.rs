@@ -27,6 +27,8 @@ use crate::clock::Clock;
 const QUEUE: usize = 4096;
 /// How many of them share one fsync.
 const GROUP: usize = 256;
+/// About how many bytes a record takes on the disk, with its indexes.
+const RECORD_BYTES: u64 = 2048;
 /// What a change may take beyond `store.timeout` for each write in it.
 const EACH_WRITE: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_secs(1);
@@ -83,6 +85,17 @@ enum Command {
 enum Change {
     Writes(Vec<Write>),
     Import(Box<Import>),
+}
+
+impl Change {
+    /// About how many bytes it puts on the disk.
+    fn size(&self) -> u64 {
+        let records = match self {
+            Self::Writes(writes) => writes.len(),
+            Self::Import(import) => import.accounts.len() + import.sessions.len() + import.log.len(),
+        };
+        u64::try_from(records).unwrap_or(u64::MAX).saturating_mul(RECORD_BYTES)
+    }
 }
 
 impl Sled {
@@ -211,7 +224,10 @@ impl Store for Sled {
     }
 
     fn health(&self) -> StoreFuture<'_, ()> {
-        self.read(|core| core.broken.as_ref().map_or(Ok(()), |problem| Err(StoreError::unavailable(problem.clone()))))
+        self.read(|core| {
+            core.unbroken()?;
+            core.folder.room(0)
+        })
     }
 
     fn export(&self) -> StoreFuture<'_, Everything> {
@@ -321,10 +337,20 @@ impl Core {
     fn take(&mut self, command: Command, pending: &mut Vec<Pending>) {
         match command {
             Command::Read(work) => pending.push(Pending::Answer(work(self))),
-            Command::Change(change, reply) => match guarded(|| self.change(change)).unwrap_or_else(Err) {
-                Ok(applied) => pending.push(Pending::Changed(applied, reply)),
-                Err(error) => pending.push(Pending::Answer(Box::new(move || drop(reply.send(Err(error)))))),
-            },
+            Command::Change(change, reply) => {
+                let changed = self.folder.room(change.size()).and_then(|()| {
+                    let changed = guarded(|| self.change(change)).unwrap_or_else(Err);
+                    // The database fails on look-ups as well once a write behind the scenes has failed.
+                    if let Err(error @ StoreError::Unavailable { .. }) = &changed {
+                        self.fail(error);
+                    }
+                    changed
+                });
+                pending.push(match changed {
+                    Ok(applied) => Pending::Changed(applied, reply),
+                    Err(error) => Pending::Answer(Box::new(move || drop(reply.send(Err(error))))),
+                });
+            }
             Command::Follow(follower, reply) => {
                 self.settle(pending);
                 drop(reply.send(guarded(|| self.follow(follower)).unwrap_or_else(Err)));
@@ -376,18 +402,14 @@ impl Core {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        if let Some(problem) = &self.broken {
-            // A write later in the same group failed: what reached the disk before it is not known.
-            return Err(StoreError::unavailable(problem.clone()));
-        }
+        // Where another write of the same group failed, it is not known what reached the disk before it.
+        self.unbroken()?;
         self.engine()?.flush()?;
         self.mark.note(self.meta.sequence).map_err(|error| StoreError::caused("it can't be written", error))
     }
 
     fn change(&mut self, change: Change) -> Result<Applied, StoreError> {
-        if let Some(problem) = &self.broken {
-            return Err(StoreError::unavailable(problem.clone()));
-        }
+        self.unbroken()?;
         if matches!(change, Change::Import(_)) {
             // A dump of what was there before may have counted to the same number.
             self.dump.written = None;
@@ -425,12 +447,14 @@ impl Core {
     }
 
     fn follow(&mut self, follower: Arc<dyn LogFollower>) -> Result<(), StoreError> {
-        if let Some(problem) = &self.broken {
-            return Err(StoreError::unavailable(problem.clone()));
-        }
+        self.unbroken()?;
         follower.extend(&self.live_log_after(0)?, self.meta.log_head);
         self.followers.push(follower);
         Ok(())
+    }
+
+    fn unbroken(&self) -> Result<(), StoreError> {
+        self.broken.as_ref().map_or(Ok(()), |problem| Err(StoreError::unavailable(problem.clone())))
     }
 
     fn engine(&self) -> Result<&Engine, StoreError> {
@@ -477,10 +501,8 @@ impl Core {
     }
 
     fn export(&self) -> Result<Everything, StoreError> {
-        if let Some(problem) = &self.broken {
-            // Some of what could be read now may be gone once the database is open again.
-            return Err(StoreError::unavailable(problem.clone()));
-        }
+        // Some of what could be read otherwise may be gone once the database is open again.
+        self.unbroken()?;
         let engine = self.engine()?;
         let mut rows: Vec<RawRow> = Vec::new();
         for prefix in [row::ACCOUNTS, row::SESSIONS, row::LOG] {
@@ -503,7 +525,7 @@ impl Core {
             }
             return;
         }
-        if now >= self.purge_at {
+        if now >= self.purge_at && self.folder.room(0).is_ok() {
             self.purge_at = now + PURGE_EVERY;
             match guarded(|| self.purge()).unwrap_or_else(Err) {
                 Ok(true) => self.purge_at = now + TICK,
@@ -593,7 +615,8 @@ impl Core {
             return;
         }
         self.dump.due = Some(now + DUMP_RETRY);
-        match guarded(|| self.export()).unwrap_or_else(Err) {
+        let room = self.folder.room(self.meta.rows.saturating_mul(RECORD_BYTES / 2));
+        match room.and_then(|()| guarded(|| self.export()).unwrap_or_else(Err)) {
             Ok(everything) => {
                 let (sequence, path, seconds) =
                     (self.meta.sequence, self.folder.dump_path(), self.clock.unix_seconds());
@@ -626,7 +649,8 @@ impl Core {
                 .unwrap_or_else(Err)
                 .and_then(|()| self.mark.sync().map_err(|error| StoreError::caused("it can't be written", error)));
             if closed.is_ok() && self.meta.sequence > 0 && self.dump.written != Some(self.meta.sequence) {
-                match guarded(|| self.export()).unwrap_or_else(Err) {
+                let room = self.folder.room(self.meta.rows.saturating_mul(RECORD_BYTES / 2));
+                match room.and_then(|()| guarded(|| self.export()).unwrap_or_else(Err)) {
                     Ok(everything) => {
                         write_dump_file(everything, self.clock.unix_seconds(), &self.folder.dump_path());
                     }

@@ -16,6 +16,8 @@ use super::sled::{Engine, OpenError};
 use super::{StoreError, dump};
 
 const MARK: &str = "doorward";
+/// What is left free for the database to tidy up in, which takes room at first.
+const RESERVE_BYTES: u64 = 4 << 20;
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// A data folder that this process holds the lock of.
@@ -100,6 +102,21 @@ impl Folder {
     /// Where the automatic dump goes.
     pub(super) fn dump_path(&self) -> PathBuf {
         self.data_dir.join("dump.jsonl")
+    }
+
+    /// [`StoreError::Unavailable`] where less than `more` bytes beyond a reserve are free on the disk.
+    ///
+    /// Asked before each change, because the database takes a write that failed half-way badly: it then refuses some
+    /// reads as well until it was opened anew.
+    pub(super) fn room(&self, more: u64) -> Result<(), StoreError> {
+        let Ok(disk) = rustix::fs::statvfs(&self.data_dir) else {
+            // The change itself will tell.
+            return Ok(());
+        };
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < RESERVE_BYTES.saturating_add(more) {
+            return Err(StoreError::unavailable(format!("the disk of {} is full", self.data_dir.display())));
+        }
+        Ok(())
     }
 
     /// Whether a file can be written and grow, so that opening the database has a chance.

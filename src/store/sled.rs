@@ -160,13 +160,18 @@ impl Engine {
     /// Writes all changes or none. On disk only after [`Engine::flush`].
     pub(super) fn write(&self, changes: Changes) -> Result<(), StoreError> {
         let mut batch = ::sled::Batch::default();
+        let mut keys = Vec::with_capacity(changes.len());
         for (key, change) in changes {
             match change {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+                Some(value) => batch.insert(key.as_slice(), value),
+                None => batch.remove(key.as_slice()),
             }
+            keys.push(key);
         }
-        self.tree.apply_batch(batch).map_err(failed)
+        self.tree.apply_batch(batch).map_err(failed)?;
+        // A look-up splits a page that has grown too large, and fails where it can't write. Done now, while it can, it
+        // leaves the pages readable when the disk is full later on.
+        keys.iter().try_for_each(|key| self.tree.get(key).map(drop)).map_err(failed)
     }
 
     /// Puts everything written so far on the disk.
