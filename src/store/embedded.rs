@@ -62,7 +62,8 @@ impl Default for SledOptions {
 /// The embedded store.
 ///
 /// Calls need a tokio runtime with time enabled. A call that answers [`StoreError::TimedOut`] has not been taken back:
-/// its change may happen yet.
+/// its change may happen yet. Dropped without [`Store::close`], it finishes what it was told, writes its dump and lets
+/// the folder go on its own thread, which ends with the process at the latest; nothing acknowledged is lost by that.
 pub struct Sled {
     commands: SyncSender<Command>,
     timeout: Duration,
