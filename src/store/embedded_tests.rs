@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::super::conformance::{account, open, revoke, session};
 use super::super::{Revocation, restore};

@@ -13,6 +13,7 @@ mod plan;
 mod record;
 mod row;
 mod sled;
+mod thread;
 
 use std::future::Future;
 use std::pin::Pin;
