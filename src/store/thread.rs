@@ -167,7 +167,9 @@ impl Core {
     fn tell(&mut self, entries: &[LogEntry]) {
         if !entries.is_empty() {
             for follower in &self.followers {
-                follower.extend(entries, self.meta.log_head);
+                if guarded(|| follower.extend(entries, self.meta.log_head)).is_err() {
+                    tracing::error!("a follower of the revocation log failed; restart to be sure of every revocation");
+                }
             }
         }
         self.told = self.meta.log_head;
