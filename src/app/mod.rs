@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{self, Store, StoreError};
+use crate::store::{Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -96,12 +96,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HASH_QUEUE_PER_THREAD: usize = 32;
 
 impl Rooms {
-    /// Opens the store and reads the revocation log. `workers` decides how many threads hash.
-    async fn furnish(config: &Config, clock: Clock, telemetry: Telemetry) -> Result<Self, StartError> {
+    /// Opens the store and reads the revocation log. `beside_dump`: an empty store beside a dump is what is wanted, for
+    /// the dump is about to be restored into it.
+    async fn furnish(
+        config: &Config, clock: Clock, telemetry: Telemetry, beside_dump: bool,
+    ) -> Result<Self, StartError> {
         make_private_folder(&config.data_dir)
             .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
         let store = match config.store.kind {
-            StoreKind::Sled => store::open_sled(&config.data_dir, &clock, config.store.timeout, PATIENCE).await?,
+            StoreKind::Sled => {
+                let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
+                // Blocks, which is fine: nothing is served yet.
+                let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+                store
+            }
         };
         let revocations = Arc::new(Revocations::default());
         store.follow(Arc::clone(&revocations) as _).await?;
@@ -187,9 +195,10 @@ pub fn alone(config: Config, command: Command) -> Result<Outcome, StartError> {
         .enable_all()
         .build()
         .map_err(system("the runtime can't be started"))?;
+    let restoring = matches!(command, Command::StoreRestore { .. });
     runtime.block_on(async {
         let telemetry = telemetry(&config, &clock, false)?;
-        let rooms = Rooms::furnish(&config, clock.clone(), telemetry).await?;
+        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, restoring).await?;
         let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
         let alone: Arc<dyn InForce> = Arc::new(Alone { config, ring });
         let operations = rooms.operations(Box::new(move || Arc::clone(&alone)), None);

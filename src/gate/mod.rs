@@ -41,6 +41,7 @@ use crate::message::admit::{Admitted, admit};
 use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, decide};
 use crate::portal::Visit;
+use crate::portal::language::Language;
 use crate::router::{Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
@@ -75,7 +76,7 @@ struct Asked {
     head_only: bool,
     method: http::Method,
     path_and_query: String,
-    accept_language: Option<HeaderValue>,
+    language: Language,
     admitted: Option<Admitted>,
     /// The route never redirects to the login page.
     api: bool,
@@ -89,7 +90,7 @@ impl Asked {
             head_only: parts.method == http::Method::HEAD,
             method: parts.method.clone(),
             path_and_query: String::new(),
-            accept_language: None,
+            language: Language::default(),
             admitted: None,
             api: false,
             stale_cookie: false,
@@ -99,7 +100,7 @@ impl Asked {
     /// Keeps what a refusal would need once the request itself has been given away. Only for requests that are refused.
     fn remember(&mut self, parts: &Parts) {
         self.path_and_query = parts.uri.path_and_query().map_or_else(|| String::from("/"), ToString::to_string);
-        self.accept_language = parts.headers.get(header::ACCEPT_LANGUAGE).cloned();
+        self.language = Language::of(&parts.headers);
     }
 }
 
@@ -168,7 +169,7 @@ async fn serve(
                 asked.remember(&parts);
                 return Err(Rejection::ForeignOrigin);
             }
-            asked.accept_language = parts.headers.get(header::ACCEPT_LANGUAGE).cloned();
+            asked.language = Language::of(&parts.headers);
             let request_id = context.entry.id.clone();
             let outgoing = Outgoing {
                 pass: &pass,

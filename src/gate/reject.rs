@@ -149,9 +149,12 @@ pub(super) fn answer(
             response
         }
         _ if person_looks => {
-            let language = asked.accept_language.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
-            let language = portal::language::Language::choose(language);
-            let page = portal::error_page(language, public.status, &context.entry.id);
+            let page = portal::error_page(
+                asked.language,
+                public.status,
+                &live.config.portal_prefix,
+                &context.entry.id,
+            );
             replies::page(public.status, page, &[])
         }
         _ => replies::problem(public.status, public.code, public.words, None),
