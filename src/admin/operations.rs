@@ -16,6 +16,9 @@ use crate::config::Config;
 use crate::secret::Secret;
 use crate::store::{Account, AccountId, RevokeAll, Session, SessionId, Store, StoreError, restore, write_dump};
 
+/// Reads the configuration again; the error says everything that is wrong with it.
+pub type Reload = Box<dyn Fn() -> Result<(), String>>;
+
 /// What a command needs: the same rooms that the server uses, with or without a server around them.
 pub struct Operations {
     pub accounts: Accounts,
@@ -26,7 +29,7 @@ pub struct Operations {
     /// The configuration and the keys in force. A function, for a reload changes them.
     pub in_force: Box<dyn Fn() -> Arc<dyn InForce>>,
     /// Reads the configuration again; `None` where no server runs.
-    pub reload: Option<Box<dyn Fn() -> Result<(), String>>>,
+    pub reload: Option<Reload>,
 }
 
 /// What is in force right now.
@@ -142,9 +145,10 @@ impl Operations {
     async fn session_revoke(&self, session: &str) -> Result<Outcome, String> {
         let in_force = (self.in_force)();
         let id: SessionId = session.parse().map_err(|error| format!("session id {error}"))?;
-        match self.sessions.revoke(&in_force.config().token, &id).await.map_err(chain)? {
-            true => Ok(Outcome::Done),
-            false => Err(format!("there is no session {session:?}; see `doorward session list`")),
+        if self.sessions.revoke(&in_force.config().token, &id).await.map_err(chain)? {
+            Ok(Outcome::Done)
+        } else {
+            Err(format!("there is no session {session:?}; see `doorward session list`"))
         }
     }
 
@@ -162,11 +166,8 @@ impl Operations {
         if lifetime.is_some_and(|lifetime| lifetime > longest || lifetime.is_zero()) {
             return Err(format!("--lifetime must be over 0 and at most token.max_lifetime ({} s)", longest.as_secs()));
         }
-        let issued = self
-            .sessions
-            .issue_for_script(in_force.ring()?, token, &account, head, lifetime)
-            .await
-            .map_err(chain)?;
+        let issued =
+            self.sessions.issue_for_script(in_force.ring()?, token, &account, head, lifetime).await.map_err(chain)?;
         Ok(Outcome::Text { text: issued.token.expose().clone() })
     }
 
@@ -244,7 +245,9 @@ fn session_row(session: &Session, username: String) -> Value {
 fn explained(error: &AccountError) -> String {
     match error {
         AccountError::Store(StoreError::NameTaken(name)) => {
-            format!("an account named {name:?} exists already; `doorward user set-password {name}` changes its password")
+            format!(
+                "an account named {name:?} exists already; `doorward user set-password {name}` changes its password"
+            )
         }
         AccountError::NoSuchAccount(name) => format!("there is no account named {name:?}; see `doorward user list`"),
         error => chain(error),

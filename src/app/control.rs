@@ -54,10 +54,9 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     let addresses = listeners.addresses.clone();
     let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), false).await?;
     let admin = match config.admin.listen {
-        Some(address) => Some(
-            listener::bind(address)
-                .map_err(|source| StartError::Admin { address: address.to_string(), source })?,
-        ),
+        Some(address) => {
+            Some(listener::bind(address).map_err(|source| StartError::Admin { address: address.to_string(), source })?)
+        }
         None => None,
     };
     let admin_socket = socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::accounts::Accounts;
 use crate::accounts::hashing::HashPool;
 use crate::admin::command::{Command, Outcome};
-use crate::admin::operations::{InForce, Operations};
+use crate::admin::operations::{InForce, Operations, Reload};
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{Sled, SledOptions, Store, StoreError};
+use crate::store::{LogEntry, LogFollower, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -87,7 +87,19 @@ struct Rooms {
     accounts: Accounts,
     sessions: Arc<Sessions>,
     hashers: HashPool,
-    telemetry: Telemetry,
+}
+
+/// Counts what the revocation log brings.
+struct Counted {
+    revocations: Arc<Revocations>,
+    metrics: Metrics,
+}
+
+impl LogFollower for Counted {
+    fn extend(&self, entries: &[LogEntry], head: u64) {
+        self.metrics.revocations(entries.len());
+        self.revocations.extend(entries, head);
+    }
 }
 
 /// How long a starting server waits for a command that holds the folder.
@@ -99,7 +111,10 @@ impl Rooms {
     /// Opens the store and reads the revocation log. `beside_dump`: an empty store beside a dump is what is wanted, for
     /// the dump is about to be restored into it.
     async fn furnish(
-        config: &Config, clock: Clock, telemetry: Telemetry, beside_dump: bool,
+        config: &Config,
+        clock: Clock,
+        telemetry: Telemetry,
+        beside_dump: bool,
     ) -> Result<Self, StartError> {
         make_private_folder(&config.data_dir)
             .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
@@ -112,7 +127,8 @@ impl Rooms {
             }
         };
         let revocations = Arc::new(Revocations::default());
-        store.follow(Arc::clone(&revocations) as _).await?;
+        let counted = Counted { revocations: Arc::clone(&revocations), metrics: telemetry.metrics.clone() };
+        store.follow(Arc::new(counted)).await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.saturating_sub(1).max(1);
         let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
@@ -120,12 +136,10 @@ impl Rooms {
         let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
-        Ok(Self { clock, store, revocations, accounts, sessions, hashers, telemetry })
+        Ok(Self { clock, store, revocations, accounts, sessions, hashers })
     }
 
-    fn operations(
-        &self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Box<dyn Fn() -> Result<(), String>>>,
-    ) -> Operations {
+    fn operations(&self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Reload>) -> Operations {
         Operations {
             accounts: self.accounts.clone(),
             sessions: Arc::clone(&self.sessions),

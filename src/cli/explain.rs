@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Explain, Place};
 use super::output::{Output, printable};
+use super::user::field;
 use super::{Done, Failure, configuration, operate};
 use crate::admin::command::Command;
 use crate::config::{Config, Expectation, UpstreamHost, UpstreamUrl};
@@ -46,11 +47,12 @@ fn account(config: &Config, name: &str) -> Result<Principal, Failure> {
     let command = Command::UserShow { username: name.to_owned() };
     let rows = operate::rows(operate::operate(config.clone(), command)?);
     let account = rows.into_iter().next().unwrap_or_default();
-    if account["disabled"] == Value::Bool(true) {
+    if *field(&account, "disabled") == Value::Bool(true) {
         return Err(Failure::failed(format!("{name} is disabled: every request with its tokens counts as nobody's")));
     }
-    let text = |field: &str| account[field].as_str().unwrap_or_default().to_owned();
-    let groups = account["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    let text = |name: &str| field(&account, name).as_str().unwrap_or_default().to_owned();
+    let groups =
+        field(&account, "groups").as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
     Ok(Principal {
         id: text("_id"),
         username: text("username"),
@@ -126,7 +128,10 @@ impl Report<'_> {
     fn json(&self) -> Value {
         let headers = self.headers().map(|headers| {
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-            headers.iter().map(|(name, value)| (name.to_string(), json!(text(value)))).collect::<serde_json::Map<_, _>>()
+            headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), json!(text(value))))
+                .collect::<serde_json::Map<_, _>>()
         });
         let mut report = json!({
             "method": self.method.as_str(),

@@ -105,7 +105,12 @@ pub(super) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    pub(super) const fn new(report: &'t Report<'t>, name: String, table: Option<&'t DeTable<'t>>, place: Place) -> Self {
+    pub(super) const fn new(
+        report: &'t Report<'t>,
+        name: String,
+        table: Option<&'t DeTable<'t>>,
+        place: Place,
+    ) -> Self {
         Self { report, name, table, place, asked: RefCell::new(BTreeSet::new()) }
     }
 
@@ -301,7 +306,10 @@ impl<'t> Section<'t> {
             if asked.contains(&**name.get_ref()) {
                 continue;
             }
-            let near = asked.iter().filter(|known| distance(known, name.get_ref()) <= 2).min_by_key(|known| distance(known, name.get_ref()));
+            let near = asked
+                .iter()
+                .filter(|known| distance(known, name.get_ref()) <= 2)
+                .min_by_key(|known| distance(known, name.get_ref()));
             let message = match near {
                 Some(known) => format!("is not known; did you mean {known:?}?"),
                 None => {

@@ -106,7 +106,11 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
     let sections = root.sections("route");
     if sections.is_empty() {
         let place = root.place.clone();
-        root.report().problem(&place, "route", "there is none; write for example:\n  [[route]]\n  path = \"/\"\n  upstream = \"app\"");
+        root.report().problem(
+            &place,
+            "route",
+            "there is none; write for example:\n  [[route]]\n  path = \"/\"\n  upstream = \"app\"",
+        );
     }
     let mut routes: Vec<(Route, usize)> = Vec::new();
     for section in sections {
@@ -136,7 +140,11 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
                 if !upstreams.contains_key(&text.text) {
                     let known: Vec<&str> = upstreams.keys().map(String::as_str).collect();
                     let known = if known.is_empty() { String::from("there is none") } else { known.join(", ") };
-                    section.problem(&text.place, "upstream", format!("there is no [upstream.{}]; known: {known}", text.text));
+                    section.problem(
+                        &text.place,
+                        "upstream",
+                        format!("there is no [upstream.{}]; known: {known}", text.text),
+                    );
                 }
                 text.text
             }),
@@ -152,12 +160,20 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
         let report = root.report();
         for (other, other_line) in &routes {
             if let Some(why) = clash(&route, other) {
-                report.problem(&place, "route", format!("{why} as the route of line {other_line}; remove or change one"));
+                report.problem(
+                    &place,
+                    "route",
+                    format!("{why} as the route of line {other_line}; remove or change one"),
+                );
             }
         }
         let endpoints = ["/login", "/check", "/logout", "/account"];
         if endpoints.iter().any(|endpoint| route.path == format!("{portal_prefix}{endpoint}")) {
-            report.warning(&place, "route.path", format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path));
+            report.warning(
+                &place,
+                "route.path",
+                format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path),
+            );
         }
         routes.push((route, line));
     }
@@ -198,12 +214,19 @@ fn clash(one: &Route, other: &Route) -> Option<&'static str> {
 fn methods(section: &Section<'_>) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for text in section.texts("methods") {
-        let is_method = !text.text.is_empty() && text.text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        let is_method =
+            !text.text.is_empty() && text.text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
         match text.text.parse::<Method>() {
-            Ok(Method::CONNECT | Method::TRACE) => section.problem(&text.place, "methods", format!("{} is never served", text.text)),
+            Ok(Method::CONNECT | Method::TRACE) => {
+                section.problem(&text.place, "methods", format!("{} is never served", text.text))
+            }
             Ok(method) if is_method && !methods.contains(&method) => methods.push(method),
             Ok(_) if is_method => section.problem(&text.place, "methods", format!("{} is named twice", text.text)),
-            _ => section.problem(&text.place, "methods", format!("{:?} is no method; write it in capitals, for example \"POST\"", text.text)),
+            _ => section.problem(
+                &text.place,
+                "methods",
+                format!("{:?} is no method; write it in capitals, for example \"POST\"", text.text),
+            ),
         }
     }
     methods
@@ -213,9 +236,15 @@ fn strip_prefix(section: &Section<'_>, path: &str) -> String {
     let Some(text) = section.text("strip_prefix").filter(|text| !text.text.is_empty()) else { return String::new() };
     match text.text.parse::<PathPrefix>() {
         Ok(prefix) if prefix.0 == "/" => String::new(),
-        Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => prefix.0,
+        Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => {
+            prefix.0
+        }
         Ok(prefix) => {
-            section.problem(&text.place, "strip_prefix", format!("{} is no beginning of the route's path {path}", prefix.0));
+            section.problem(
+                &text.place,
+                "strip_prefix",
+                format!("{} is no beginning of the route's path {path}", prefix.0),
+            );
             String::new()
         }
         Err(error) => {
@@ -272,7 +301,11 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
     }
     let parsed = match &request {
         None => {
-            section.problem(&section.place, "request", "is missing; write for example \"GET https://app.example.com/admin\"");
+            section.problem(
+                &section.place,
+                "request",
+                "is missing; write for example \"GET https://app.example.com/admin\"",
+            );
             None
         }
         Some(text) => {
@@ -282,7 +315,11 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
                 (!rest.is_empty() && !url.contains(' ')).then(|| (method, url.to_owned()))
             });
             if parsed.is_none() {
-                section.problem(&text.place, "request", "must be a method and a URL, for example \"GET https://app.example.com/admin\"");
+                section.problem(
+                    &text.place,
+                    "request",
+                    "must be a method and a URL, for example \"GET https://app.example.com/admin\"",
+                );
             }
             parsed
         }

@@ -19,12 +19,17 @@ const MAX_KEY_BYTES: u64 = 64 * 1024;
 
 /// What signs: `secret_file` or `$JWT_SECRET` for HS256, `private_key_file` for the others. `None`: nothing is named.
 pub(super) fn signing_key(
-    reading: &Reading<'_>, section: &Section<'_>, algorithm: Algorithm, environment: &Environment<'_>,
+    reading: &Reading<'_>,
+    section: &Section<'_>,
+    algorithm: Algorithm,
+    environment: &Environment<'_>,
 ) -> Option<KeyMaterial> {
     let secret_file = reading.file(section, "secret_file");
     let private_key_file = reading.file(section, "private_key_file");
     let (key, file, other) = match algorithm {
-        Algorithm::Hs256 => ("secret_file", secret_file, private_key_file.map(|(_, place)| ("private_key_file", place))),
+        Algorithm::Hs256 => {
+            ("secret_file", secret_file, private_key_file.map(|(_, place)| ("private_key_file", place)))
+        }
         Algorithm::EdDsa | Algorithm::Es256 => {
             ("private_key_file", private_key_file, secret_file.map(|(_, place)| ("secret_file", place)))
         }
@@ -42,7 +47,8 @@ pub(super) fn signing_key(
             }
         };
     }
-    let secret = (algorithm == Algorithm::Hs256).then(|| environment("JWT_SECRET")).flatten().filter(|text| !text.is_empty())?;
+    let secret =
+        (algorithm == Algorithm::Hs256).then(|| environment("JWT_SECRET")).flatten().filter(|text| !text.is_empty())?;
     match material(String::from("$JWT_SECRET"), algorithm, Secret::new(secret.into_bytes())) {
         Ok(material) => Some(material),
         Err(message) => {
@@ -139,9 +145,10 @@ fn check_secret(origin: &str, secret: &[u8]) -> Result<(), String> {
     }
     let distinct = seen.iter().filter(|seen| **seen).count();
     let lower = secret.to_ascii_lowercase();
-    let is_placeholder = ["changeme", "change-me", "change_me", "replace-me", "replaceme", "your-secret", "your_secret"]
-        .iter()
-        .any(|word| memchr::memmem::find(&lower, word.as_bytes()).is_some());
+    let is_placeholder =
+        ["changeme", "change-me", "change_me", "replace-me", "replaceme", "your-secret", "your_secret"]
+            .iter()
+            .any(|word| memchr::memmem::find(&lower, word.as_bytes()).is_some());
     if distinct < 8 || is_placeholder {
         return Err(format!("{origin} is a placeholder or repeats itself; {MAKE}"));
     }

@@ -43,7 +43,8 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-        let wrong = || UnitError::new(format!("{text:?} is no duration; write for example \"90s\", \"30m\" or \"3d12h\""));
+        let wrong =
+            || UnitError::new(format!("{text:?} is no duration; write for example \"90s\", \"30m\" or \"3d12h\""));
         let mut rest = text;
         let mut total = 0_u64;
         let mut next_unit = 0;
@@ -83,7 +84,8 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError::new(format!("{text:?} is no size; write for example \"512B\", \"16KiB\" or \"1MiB\""));
+        let wrong =
+            || UnitError::new(format!("{text:?} is no size; write for example \"512B\", \"16KiB\" or \"1MiB\""));
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number: usize = number.parse().map_err(|_| wrong())?;
@@ -112,7 +114,9 @@ impl FromStr for Network {
                 "{text:?} is everybody; name the networks of your own proxies, for example \"10.1.0.0/16\""
             ))),
             Some(net) => Ok(Self(net.trunc())),
-            None => Err(UnitError::new(format!("{text:?} is no network; write for example \"10.1.0.0/16\" or \"127.0.0.1\""))),
+            None => Err(UnitError::new(format!(
+                "{text:?} is no network; write for example \"10.1.0.0/16\" or \"127.0.0.1\""
+            ))),
         }
     }
 }
@@ -174,7 +178,8 @@ impl FromStr for HostPattern {
         let is_name = !name.is_empty()
             && name.len() <= 253
             && name.split('.').all(|label| {
-                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                !label.is_empty()
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             });
         if !is_name {
             return Err(UnitError::new(format!(
@@ -197,7 +202,9 @@ impl FromStr for PathPrefix {
         if !text.starts_with('/') {
             return say("must begin with \"/\"");
         }
-        if let Some(sign) = text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control()) {
+        if let Some(sign) =
+            text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control())
+        {
             return Err(UnitError::new(format!(
                 "{text:?} holds {sign:?}; write the plain path up to a whole segment: \"/admin\" is /admin and /admin/…"
             )));
@@ -223,7 +230,11 @@ impl FromStr for UpstreamUrl {
             )))
         };
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(PathBuf::from(path))) } else { wrong("must give the whole path") };
+            return if path.starts_with('/') {
+                Ok(Self::Unix(PathBuf::from(path)))
+            } else {
+                wrong("must give the whole path")
+            };
         }
         let Ok(url) = url::Url::parse(text) else { return wrong("is no URL") };
         if !url.username().is_empty() || url.password().is_some() {
@@ -281,7 +292,9 @@ impl FromStr for Template {
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix('{') {
                 let Some((name, after)) = after.split_once('}') else {
-                    return Err(UnitError::new(format!("{text:?} has a \"{{\" that nothing closes; known are {KNOWN}")));
+                    return Err(UnitError::new(format!(
+                        "{text:?} has a \"{{\" that nothing closes; known are {KNOWN}"
+                    )));
                 };
                 parts.push(match name {
                     "id" => TemplatePart::Id,
@@ -331,7 +344,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("90s", 90), ("30m", 1800), ("7d", 604_800), ("3d12h", 302_400), ("0s", 0), ("1h1m1s", 3661)] {
+        for (text, seconds) in
+            [("90s", 90), ("30m", 1800), ("7d", 604_800), ("3d12h", 302_400), ("0s", 0), ("1h1m1s", 3661)]
+        {
             assert_eq!(text.parse::<Span>().map(|span| span.duration().as_secs()), Ok(seconds), "{text}");
         }
         for text in ["", "7", "d", "7x", "-1s", "1.5h", "1s1h", "1h1h", "7d ", "99999999999999999999d", "200000000h"] {

@@ -69,7 +69,8 @@ impl Body for RequestBody {
     type Error = ClientBodyFailed;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>, task: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyFailed>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),

@@ -64,7 +64,9 @@ pub(super) fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
         let found = rustls_native_certs::load_native_certs();
         let (added, _) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
-            return Err(io::Error::other("the system has no certificate authorities; install ca-certificates or set ca_file"));
+            return Err(io::Error::other(
+                "the system has no certificate authorities; install ca-certificates or set ca_file",
+            ));
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -121,7 +123,9 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>, task: &mut Context<'_>, slices: &[io::IoSlice<'_>],
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),

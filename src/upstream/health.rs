@@ -82,7 +82,12 @@ impl Health {
             .iter()
             .map(|(name, upstream)| (name.clone(), upstream.urls.iter().map(|url| state(name, url)).collect()))
             .collect();
-        Self { origin: clock.instant(), upstreams: upstreams_state, config: upstreams.clone(), metrics: metrics.clone() }
+        Self {
+            origin: clock.instant(),
+            upstreams: upstreams_state,
+            config: upstreams.clone(),
+            metrics: metrics.clone(),
+        }
     }
 
     /// Upstreams of which no URL is in use.
@@ -115,7 +120,9 @@ impl Health {
                         self.metrics.upstream_up(name, &state.label, !down);
                         match probed {
                             Ok(()) => tracing::info!(upstream = name, url = state.label, "the probe succeeds again"),
-                            Err(error) => tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use"),
+                            Err(error) => {
+                                tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use")
+                            }
                         }
                     }
                 }
@@ -170,7 +177,12 @@ impl UrlState {
         let rest = (FIRST_REST * 2_u32.pow(rests)).min(LONGEST_REST);
         self.out_until.store(now + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.metrics.upstream_up(&self.upstream, &self.label, false);
-        tracing::warn!(upstream = self.upstream, url = self.label, seconds = rest.as_secs(), "the URL failed repeatedly and rests");
+        tracing::warn!(
+            upstream = self.upstream,
+            url = self.label,
+            seconds = rest.as_secs(),
+            "the URL failed repeatedly and rests"
+        );
     }
 }
 
@@ -184,7 +196,12 @@ pub(super) fn upstream_tls(upstream: &config::Upstream) -> io::Result<Option<Tls
 }
 
 /// One `GET` of the health path; 2xx and 3xx are good.
-async fn probe(upstream: &config::Upstream, state: &UrlState, path: &str, tls: Option<&TlsConnector>) -> io::Result<()> {
+async fn probe(
+    upstream: &config::Upstream,
+    state: &UrlState,
+    path: &str,
+    tls: Option<&TlsConnector>,
+) -> io::Result<()> {
     let limit = upstream.connect_timeout + Duration::from_secs(2);
     let exchange = async {
         let stream = connect::connect(&state.url, tls, upstream.connect_timeout).await?;

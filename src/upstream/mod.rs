@@ -148,7 +148,10 @@ const MOST_HEADERS: usize = 256;
 impl Upstreams {
     /// `names`: in the order of `router::Target::Upstream`. Fails where TLS towards one of them can't be set up.
     pub fn new(
-        names: &[String], config: &BTreeMap<String, config::Upstream>, health: Arc<Health>, clock: Clock,
+        names: &[String],
+        config: &BTreeMap<String, config::Upstream>,
+        health: Arc<Health>,
+        clock: Clock,
     ) -> io::Result<Self> {
         let mut all = Vec::with_capacity(names.len());
         for name in names {
@@ -171,7 +174,10 @@ impl Upstreams {
 
     /// Forwards one request. The answer's body is read as the client takes it.
     pub async fn forward(
-        &self, upstream: usize, request: Request<Incoming>, outgoing: &Outgoing<'_>,
+        &self,
+        upstream: usize,
+        request: Request<Incoming>,
+        outgoing: &Outgoing<'_>,
     ) -> Result<Answer, Error> {
         let Some(one) = self.all.get(upstream) else {
             let source = io::Error::other("there is no such upstream");
@@ -326,9 +332,7 @@ impl Exchange<'_> {
     }
 
     /// Sends the request over a connection and waits for the answer's head, driving the connection meanwhile.
-    async fn send(
-        &self, url: &Url, mut channel: Channel, request: Request<RequestBody>,
-    ) -> Result<Answered, Failed> {
+    async fn send(&self, url: &Url, mut channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
         let in_flight = url.state.begin();
         if self.websocket {
             return self.send_upgrade(channel, request, in_flight).await;
@@ -365,9 +369,7 @@ impl Exchange<'_> {
         };
         match outcome {
             None => Err(Failed::TimedOut),
-            Some(Ok(response)) => {
-                Ok(Answered::Response(response, Some(Lease::new(channel, &url.pool, in_flight))))
-            }
+            Some(Ok(response)) => Ok(Answered::Response(response, Some(Lease::new(channel, &url.pool, in_flight)))),
             Some(Err(mut error)) => match error.take_message() {
                 Some(request) => Err(Failed::Unsent(request)),
                 None => Err(Failed::Unanswered(error.into_error())),
@@ -377,7 +379,10 @@ impl Exchange<'_> {
 
     /// An upgrade outlives the request, so a task of its own drives the connection.
     async fn send_upgrade(
-        &self, channel: Channel, request: Request<RequestBody>, in_flight: InFlight,
+        &self,
+        channel: Channel,
+        request: Request<RequestBody>,
+        in_flight: InFlight,
     ) -> Result<Answered, Failed> {
         let Channel { mut sender, connection } = channel;
         let connection = *std::pin::Pin::into_inner(connection);
@@ -411,10 +416,7 @@ impl Exchange<'_> {
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
                 rewrite::response(&mut head, self.cookie_name, true);
-                Ok(Answer::Tunnel {
-                    head: Response::from_parts(head, ()),
-                    upstream: Tunnel { upstream, in_flight },
-                })
+                Ok(Answer::Tunnel { head: Response::from_parts(head, ()), upstream: Tunnel { upstream, in_flight } })
             }
             Answered::Response(response, _) if response.status().is_informational() => {
                 Err(self.broken(url, Box::from("it switched protocols without being asked")))
@@ -448,6 +450,7 @@ impl Exchange<'_> {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives for one return on the way of every request; a box would cost more")]
 enum Answered {
     /// `None`: a task of its own drives the connection.
     Response(Response<Incoming>, Option<Lease>),

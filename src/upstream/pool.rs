@@ -22,7 +22,7 @@ const IDLE_LIMIT: Duration = Duration::from_millis(1500);
 /// Idle connections that one worker keeps to one URL.
 const MOST_IDLE: usize = 256;
 /// How long a backend that closed an idle connection under our hands is taken to do so again.
-const SUSPICION: Duration = Duration::from_secs(60);
+const SUSPICION: Duration = Duration::from_mins(1);
 
 /// One worker's connections to one URL.
 pub(super) struct Pool {

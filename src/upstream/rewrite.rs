@@ -12,17 +12,21 @@ use crate::message::{cookies, forwarded, hop_by_hop, identity};
 ///
 /// The order is the point: the client's identity headers go first, then what belongs to its connection (by all
 /// `Connection` lines, which may name ours), then ours are set.
-pub(super) fn request(head: &mut Parts, outgoing: &Outgoing<'_>, host: &HeaderValue, forward_token: bool) -> Option<Vec<HeaderName>> {
+pub(super) fn request(
+    head: &mut Parts,
+    outgoing: &Outgoing<'_>,
+    host: &HeaderValue,
+    forward_token: bool,
+) -> Option<Vec<HeaderName>> {
     let headers = &mut head.headers;
     let trailers = if headers.contains_key(header::TRAILER) {
         body::announced(headers, |name| outgoing.guarded.covers(name))
     } else {
         Vec::new()
     };
-    let wants_trailers = headers
-        .get_all(header::TE)
-        .iter()
-        .any(|line| line.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")));
+    let wants_trailers = headers.get_all(header::TE).iter().any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
     outgoing.guarded.strip(headers);
     hop_by_hop::strip(headers);
     headers.remove(header::EXPECT);
@@ -74,8 +78,7 @@ pub(super) fn response(head: &mut response::Parts, cookie_name: &str, tunnel: bo
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    let trailers =
-        if headers.contains_key(header::TRAILER) { body::announced(headers, |_| false) } else { Vec::new() };
+    let trailers = if headers.contains_key(header::TRAILER) { body::announced(headers, |_| false) } else { Vec::new() };
     hop_by_hop::strip(headers);
     headers.remove(header::TRAILER);
     headers.remove(header::TRANSFER_ENCODING);
@@ -152,7 +155,8 @@ mod tests {
         }
         let trailers = response(&mut head, "access_token", false);
         assert_eq!(trailers, ["x-sum"]);
-        let mut left: Vec<_> = head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        let mut left: Vec<_> =
+            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
         left.sort();
         assert_eq!(left, ["set-cookie=a=b", "trailer=x-sum"]);
     }
