@@ -14,6 +14,11 @@
 mod support;
 
 mod check;
+mod cookies;
+mod framing;
+mod identity;
 mod login;
+mod paths;
+mod redirects;
 mod renewal;
 mod revocation;
