@@ -22,3 +22,6 @@ mod paths;
 mod redirects;
 mod renewal;
 mod revocation;
+mod streaming;
+mod upstreams;
+mod websocket;
