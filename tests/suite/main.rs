@@ -17,6 +17,7 @@ mod check;
 mod cookies;
 mod framing;
 mod identity;
+mod layering;
 mod login;
 mod paths;
 mod redirects;
