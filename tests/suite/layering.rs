@@ -9,7 +9,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("secret", &[]),
     ("config", &["secret"]),
-    ("message", &["config"]),
+    ("message", &["config", "policy"]),
     ("policy", &["config"]),
     ("router", &["config", "message", "policy"]),
     ("telemetry", &["clock", "config", "policy"]),

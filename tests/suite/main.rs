@@ -19,6 +19,7 @@ mod framing;
 mod identity;
 mod layering;
 mod login;
+mod operation;
 mod paths;
 mod redirects;
 mod renewal;
