@@ -15,10 +15,14 @@ mod support;
 
 mod check;
 mod cookies;
+mod durability;
+
 mod framing;
 mod identity;
 mod layering;
+mod load;
 mod login;
+mod logs;
 mod operation;
 mod paths;
 mod redirects;
