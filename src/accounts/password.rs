@@ -1,1 +1,256 @@
-//! Password hashes: kinds, verification, rules for new passwords.
+//! Password hashes: kinds, verification, rehashing.
+//!
+//! Whatever is wrong, the same number of bcrypt rounds is done: [`check`] counts them, so that a test can hold it
+//! without measuring time. Nothing that is hashed here is ever cut; imported plain bcrypt is cut at 72 bytes as its
+//! old system did.
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// The longest password, in bytes.
+pub const MAX_BYTES: usize = 1024;
+/// The longest password that plain bcrypt takes whole: it adds a NUL and reads 72 bytes.
+const PLAIN_BCRYPT_BYTES: usize = 71;
+
+/// Why a hash text is not accepted. Never shows the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HashTextError {
+    /// Another scheme, or a damaged text.
+    #[error("is no bcrypt ($2a$, $2b$, $2y$), $bcrypt-sha256$ or $argon2id$ hash")]
+    Kind,
+    /// The cost, memory or time is outside what one login may take.
+    #[error("has a cost outside what is allowed (bcrypt 4 to 16; argon2id up to 256 MiB, t 16, p 16)")]
+    Cost,
+}
+
+/// A hash text that was read strictly.
+enum Stored {
+    Bcrypt { cost: u32, text: String },
+    /// passlib's; `key` is the salt's text in version 2, nothing in version 1.
+    BcryptSha256 { cost: u32, key: Option<String>, text: String },
+    Argon2id { params: Params, salt: Vec<u8>, digest: Vec<u8> },
+}
+
+/// What came of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The password is right.
+    pub right: bool,
+    /// The stored hash can't be read: worth an alert.
+    pub malformed: bool,
+    /// bcrypt rounds done.
+    pub rounds: u64,
+}
+
+/// Whether a hash text can be stored.
+pub fn validate(hash: &str) -> Result<(), HashTextError> {
+    parse(hash).map(|_| ())
+}
+
+/// Makes the hash of a new password, which must hold no NUL and at most [`MAX_BYTES`] bytes. `None` otherwise.
+#[must_use]
+pub fn hash(password: &str, cost: u32) -> Option<String> {
+    if password.len() > MAX_BYTES || password.contains('\0') {
+        return None;
+    }
+    if password.len() <= PLAIN_BCRYPT_BYTES {
+        return bcrypt::non_truncating_hash(password, cost).ok();
+    }
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).ok()?;
+    // The salt's text is the key, so it is needed before the hash: any hash with that salt shows it.
+    let salt_text = bcrypt::hash_with_salt("", 4, salt).ok()?.get_salt();
+    let parts = bcrypt::hash_with_salt(keyed(&salt_text, password)?, cost, salt).ok()?;
+    let text = parts.format_for_version(bcrypt::Version::TwoB);
+    Some(format!("$bcrypt-sha256$v=2,t=2b,r={cost}${salt_text}${}", text.get(29..)?))
+}
+
+/// Whether a hash that was just verified should be made anew: another scheme, another cost, or plain bcrypt for a
+/// password that it cuts.
+#[must_use]
+pub fn needs_rehash(hash: &str, password: &str, cost: u32) -> bool {
+    let long = password.len() > PLAIN_BCRYPT_BYTES;
+    match parse(hash) {
+        Ok(Stored::Bcrypt { cost: stored, .. }) => long || stored != cost || !hash.starts_with("$2b$"),
+        Ok(Stored::BcryptSha256 { cost: stored, key, .. }) => !long || stored != cost || key.is_none(),
+        Ok(Stored::Argon2id { .. }) | Err(_) => true,
+    }
+}
+
+/// Checks a password. `stored`: `None` for an unknown name. `enabled`: a disabled account is refused after the work of
+/// a wrong password. A refusal costs 2^`cost` rounds; with argon2id one step less, which its own work stands for.
+#[must_use]
+pub fn check(stored: Option<&str>, enabled: bool, password: &str, cost: u32) -> Checked {
+    let parsed = stored.map(parse);
+    let malformed = matches!(parsed, Some(Err(_)));
+    // A NUL would end the password for bcrypt, and a long one would cost more: both are wrong, after the same work.
+    let acceptable = password.len() <= MAX_BYTES && !password.contains('\0');
+    let tried = if acceptable { password } else { "not acceptable" };
+    let mut rounds = 0;
+    let (matched, spent) = match parsed.and_then(Result::ok) {
+        Some(Stored::Bcrypt { cost, text }) => (verify(tried, &text, cost, &mut rounds), Some(cost)),
+        Some(Stored::BcryptSha256 { cost, key, text }) => {
+            let digest = match key {
+                Some(key) => keyed(&key, tried).unwrap_or_default(),
+                None => STANDARD.encode(Sha256::digest(tried)),
+            };
+            (verify(&digest, &text, cost, &mut rounds), Some(cost))
+        }
+        Some(Stored::Argon2id { params, salt, digest }) => {
+            let mut computed = vec![0; digest.len()];
+            let done = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
+                tried.as_bytes(),
+                &salt,
+                &mut computed,
+            );
+            (done.is_ok() && bool::from(computed.ct_eq(&digest)), Some(cost.saturating_sub(1)))
+        }
+        None => (false, None),
+    };
+    let right = matched && acceptable && enabled;
+    if !right {
+        top_up(spent, cost, &mut rounds);
+    }
+    Checked { right, malformed, rounds }
+}
+
+/// 2^c and then 2^c + 2^(c+1) + … + 2^(C-1) rounds make 2^C.
+fn top_up(spent: Option<u32>, cost: u32, rounds: &mut u64) {
+    let (from, to) = spent.map_or((cost, cost + 1), |spent| (spent, cost));
+    for step in from..to {
+        let _ = bcrypt::hash_with_salt("the same work", step, [0; 16]);
+        *rounds += 1 << step;
+    }
+}
+
+fn verify(password: &str, text: &str, cost: u32, rounds: &mut u64) -> bool {
+    *rounds += 1 << cost;
+    bcrypt::verify(password, text).unwrap_or_else(|_| {
+        // A salt whose last bits are not canonical is refused before any work.
+        let _ = bcrypt::hash_with_salt("the same work", cost, [0; 16]);
+        false
+    })
+}
+
+fn keyed(key: &str, password: &str) -> Option<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).ok()?;
+    mac.update(password.as_bytes());
+    Some(STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+fn parse(hash: &str) -> Result<Stored, HashTextError> {
+    if let Some(rest) = hash.strip_prefix("$bcrypt-sha256$") {
+        let mut parts = rest.split('$');
+        let (head, salt, digest) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(head), Some(salt), Some(digest), None) => (head, salt, digest),
+            _ => return Err(HashTextError::Kind),
+        };
+        let (cost, key) = if let Some(cost) = head.strip_prefix("v=2,t=2b,r=") {
+            (cost, Some(salt.to_owned()))
+        } else {
+            (head.strip_prefix("2b,").or_else(|| head.strip_prefix("2a,")).ok_or(HashTextError::Kind)?, None)
+        };
+        let cost: u32 = cost.parse().map_err(|_| HashTextError::Kind)?;
+        let text = format!("$2b${cost:02}${salt}{digest}");
+        let text = if salt.len() == 22 { bcrypt_text(&text)?.1 } else { return Err(HashTextError::Kind) };
+        return Ok(Stored::BcryptSha256 { cost, key, text });
+    }
+    if let Some(rest) = hash.strip_prefix("$argon2id$v=19$") {
+        return argon2id(rest);
+    }
+    bcrypt_text(hash).map(|(cost, text)| Stored::Bcrypt { cost, text })
+}
+
+fn bcrypt_text(hash: &str) -> Result<(u32, String), HashTextError> {
+    let rest = ["$2a$", "$2b$", "$2y$"].iter().find_map(|kind| hash.strip_prefix(kind)).ok_or(HashTextError::Kind)?;
+    let (cost, tail) = rest.split_once('$').ok_or(HashTextError::Kind)?;
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'/';
+    if cost.len() != 2 || tail.len() != 53 || !cost.bytes().all(|b| b.is_ascii_digit()) || !tail.bytes().all(sign) {
+        return Err(HashTextError::Kind);
+    }
+    let cost = cost.parse().map_err(|_| HashTextError::Kind)?;
+    if (4..=16).contains(&cost) { Ok((cost, hash.to_owned())) } else { Err(HashTextError::Cost) }
+}
+
+fn argon2id(rest: &str) -> Result<Stored, HashTextError> {
+    let mut parts = rest.split('$');
+    let (Some(head), Some(salt), Some(digest), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(HashTextError::Kind);
+    };
+    let mut numbers = head.split(',').zip(["m=", "t=", "p="]).map(|(part, key)| part.strip_prefix(key)?.parse().ok());
+    let (Some(Some(m)), Some(Some(t)), Some(Some(p))) = (numbers.next(), numbers.next(), numbers.next()) else {
+        return Err(HashTextError::Kind);
+    };
+    let decode = |text: &str| STANDARD_NO_PAD.decode(text).map_err(|_| HashTextError::Kind);
+    let (salt, digest) = (decode(salt)?, decode(digest)?);
+    if head.split(',').count() != 3 || !(8..=64).contains(&salt.len()) || !(16..=64).contains(&digest.len()) {
+        return Err(HashTextError::Kind);
+    }
+    if m > 256 * 1024 || t > 16 || p > 16 {
+        return Err(HashTextError::Cost);
+    }
+    let params = Params::new(m, t, p, Some(digest.len())).map_err(|_| HashTextError::Cost)?;
+    Ok(Stored::Argon2id { params, salt, digest })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with passlib 1.7 and argon2-cffi, of "pässword".
+    const VECTORS: [&str; 6] = [
+        "$2a$04$cZ6tJQ7/dsn/R1zhIdD03uoEfqlFZ9vj22Ckrq37EF3CoPG/9nae6",
+        "$2b$04$nSLjNLjWG32GT.5e.UZwQ.1XnuJNqaHuBFAzhLHAR7AWIptdvsFX.",
+        "$2y$04$IZtNf7/SETjLU5iMZmm75e.EzhAZo8c1t8k7ml4S0iZR5ypHPwzoC",
+        "$bcrypt-sha256$v=2,t=2b,r=4$NdY9aqk7kn2HYXkhLtpMee$WkmddIv5O3lBYRTVy8RXtb5KiWup6lS",
+        "$bcrypt-sha256$2b,4$iDNCR48xloTOVNlGtaYjQO$GvpKZ69beLJNd0.yumUKLzyWTD8t7/i",
+        "$argon2id$v=19$m=64,t=2,p=1$x1vpcgYVQWtcL6FBZIxInA$HETAzL2WQXzbjRdjZwe3Xhza0ugovjk8piOuiWmjNsc",
+    ];
+
+    #[test]
+    fn hashes_of_other_programs_verify() {
+        for hash in VECTORS {
+            assert!(check(Some(hash), true, "pässword", 4).right, "{hash}");
+            assert!(!check(Some(hash), true, "passwort", 4).right, "{hash}");
+            assert!(!check(Some(hash), true, "pässword\0", 4).right, "{hash}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_costs_the_same_rounds() {
+        let (low, long) = (hash("right", 4).unwrap(), "x".repeat(80));
+        let long_hash = hash(&long, 5).unwrap();
+        for (stored, enabled, password) in [
+            (None, true, "wrong"),
+            (Some("$2b$31$nonsense"), true, "wrong"),
+            (Some(low.as_str()), true, "wrong"),
+            (Some(low.as_str()), false, "right"),
+            (Some(long_hash.as_str()), true, "wrong"),
+            (Some(low.as_str()), true, long.as_str()),
+            (Some(low.as_str()), true, "right\0"),
+        ] {
+            assert_eq!(check(stored, enabled, password, 6).rounds, 1 << 6, "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_here_is_never_cut() {
+        let (one, other) = (format!("{}a", "x".repeat(72)), format!("{}b", "x".repeat(72)));
+        let hash = hash(&one, 4).unwrap();
+        assert!(check(Some(&hash), true, &one, 4).right);
+        assert!(!check(Some(&hash), true, &other, 4).right);
+        assert!(!needs_rehash(&hash, &one, 4));
+        assert!(needs_rehash(&hash, &one, 5));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_hash_text_panics(text in "(\\$(2b|argon2id|bcrypt-sha256)\\$)?[ -~é]{0,70}") {
+            let _ = validate(&text);
+        }
+    }
+}

@@ -1,16 +1,25 @@
-//! Tokens, sessions, revocation. `auth` never hashes a password.
+//! Tokens, sessions, revocation: who sent a request, and whether he still may.
+//!
+//! - `auth` never hashes a password.
+//! - Finding out who sent a request ([`identify`]) does no I/O and takes no lock.
+//! - Whatever fails, is doubled or contradicts itself names nobody.
 
 pub mod cache;
+mod flight;
+mod key_files;
 pub mod keys;
+mod renewal;
 pub mod revocation;
 pub mod session;
+#[cfg(test)]
+mod testing;
 pub mod token;
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::policy::{Caller, Principal};
+use crate::policy::{Caller, Principal, Unidentified};
 use crate::store::{AccountId, SessionId};
 
 /// A token that verified, ready for every request that carries it. Immutable.
@@ -65,15 +74,261 @@ pub struct Identified {
     pub own_bearer: bool,
 }
 
+/// Cookies, and bearer tokens, of one request that are looked at. A browser sends one; each costs a signature's check.
+const MAX_CREDENTIALS: usize = 32;
+
 /// Finds out who sent a request, without I/O. Tries every cookie of the name and `Authorization: Bearer`; valid ones of
-/// two people count as none.
+/// two people count as none, and so does a heap of more than 32. `now`: Unix seconds.
+///
+/// While [`revocation::Revocations::is_ready`] is false nobody is let in; the caller answers 503 before it comes here.
 pub fn identify(
-    _headers: &HeaderMap,
-    _cookie_name: &str,
-    _ring: &keys::KeyRing,
-    _cache: &mut cache::TokenCache,
-    _revocations: &revocation::Revocations,
-    _now: u64,
+    headers: &HeaderMap,
+    cookie_name: &str,
+    ring: &keys::KeyRing,
+    cache: &mut cache::TokenCache,
+    revocations: &revocation::Revocations,
+    now: u64,
 ) -> Identified {
-    todo!("helper: auth")
+    let cookies = crate::message::cookies::values(headers, cookie_name);
+    let bearers = headers.get_all(http::header::AUTHORIZATION).iter().filter_map(bearer);
+    identify_tokens(cookies, bearers, |token| {
+        let verified = cache.verify(token, ring, now)?;
+        let standing = revocations.standing(&verified);
+        Ok((verified, standing))
+    })
+}
+
+/// The token of one `Authorization: Bearer` (RFC 6750 section 2.1); the scheme's name in any case (RFC 9110 section 11.1).
+fn bearer(value: &http::HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches([' ', '\t']))
+}
+
+/// Decides between all credentials of a request. Tells by `check` what each is worth.
+fn identify_tokens<'a>(
+    cookies: impl Iterator<Item = &'a str>,
+    bearers: impl Iterator<Item = &'a str>,
+    mut check: impl FnMut(&str) -> Result<(Arc<Verified>, Standing), token::TokenError>,
+) -> Identified {
+    let mut found = Found::default();
+    for (index, token) in cookies.enumerate() {
+        found.cookie_came = true;
+        if index >= MAX_CREDENTIALS {
+            // What nobody looked at may name another person.
+            found.conflict = true;
+            break;
+        }
+        found.add(check(token), Source::Cookie);
+    }
+    let cookies_conflict = found.conflict;
+    let cookie_is_good = found.best.is_some() && !cookies_conflict;
+    let mut own_bearer = false;
+    for (index, token) in bearers.enumerate() {
+        if index >= MAX_CREDENTIALS {
+            found.conflict = true;
+            own_bearer = true;
+            break;
+        }
+        let result = check(token);
+        own_bearer |= match &result {
+            Ok(_) => true,
+            Err(error) => error.is_signed_by_us(),
+        };
+        found.add(result, Source::Bearer);
+    }
+    let stale_cookie = found.cookie_came && !cookie_is_good;
+    let nobody = |why| Identified {
+        caller: Caller::Anonymous(why),
+        credential: None,
+        standing: Standing::Current,
+        stale_cookie,
+        own_bearer,
+    };
+    if found.conflict {
+        return nobody(Unidentified::ConflictingTokens);
+    }
+    let Some((verified, standing, source)) = found.best else {
+        return nobody(found.problem.unwrap_or(Unidentified::NoCredential));
+    };
+    Identified {
+        caller: Caller::Person(Arc::clone(&verified.principal)),
+        credential: Some((verified, source)),
+        standing,
+        stale_cookie,
+        own_bearer,
+    }
+}
+
+/// What the credentials looked at so far come to.
+#[derive(Default)]
+struct Found {
+    cookie_came: bool,
+    best: Option<(Arc<Verified>, Standing, Source)>,
+    conflict: bool,
+    /// The most telling reason why one failed.
+    problem: Option<Unidentified>,
+}
+
+impl Found {
+    fn add(&mut self, result: Result<(Arc<Verified>, Standing), token::TokenError>, source: Source) {
+        let (verified, standing) = match result {
+            Ok((_, Standing::Revoked)) => return self.note(Unidentified::RevokedToken),
+            Ok(valid) => valid,
+            Err(token::TokenError::Expired) => return self.note(Unidentified::ExpiredToken),
+            Err(_) => return self.note(Unidentified::InvalidToken),
+        };
+        if let Some((known, _, known_source)) = &self.best {
+            if known.account != verified.account {
+                self.conflict = true;
+                return;
+            }
+            // The same person twice: the freshest; but one who brings a bearer token as well is a program, which has
+            // no use for a new cookie.
+            let fresher = (verified.issued_at, verified.expires) > (known.issued_at, known.expires);
+            if source == *known_source && !fresher {
+                return;
+            }
+        }
+        self.best = Some((verified, standing, source));
+    }
+
+    fn note(&mut self, problem: Unidentified) {
+        let telling = |problem| match problem {
+            Unidentified::RevokedToken => 2,
+            Unidentified::ExpiredToken => 1,
+            _ => 0,
+        };
+        if self.problem.is_none_or(|known| telling(problem) > telling(known)) {
+            self.problem = Some(problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Fixture, NOW};
+    use super::*;
+    use crate::store::{LogEntry, LogFollower as _, Revocation};
+
+    fn identify_with(fixture: &Fixture, cookies: &[&str], bearers: &[&str]) -> Identified {
+        let mut cache = cache::TokenCache::new(16);
+        let mut check = |token: &str| {
+            let verified = cache.verify(token, &fixture.ring, NOW)?;
+            let standing = fixture.revocations.standing(&verified);
+            Ok((verified, standing))
+        };
+        identify_tokens(cookies.iter().copied(), bearers.iter().copied(), &mut check)
+    }
+
+    fn reason(identified: &Identified) -> Option<Unidentified> {
+        match &identified.caller {
+            Caller::Anonymous(why) => Some(*why),
+            Caller::Person(_) => None,
+        }
+    }
+
+    #[test]
+    fn every_cookie_of_the_name_is_tried() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW - 10);
+        for cookies in [&["garbage", &kim][..], &[&kim, "garbage"], &[&kim, &kim], &[&kim]] {
+            let identified = identify_with(&fixture, cookies, &[]);
+            assert_eq!(reason(&identified), None, "{cookies:?}");
+            assert!(!identified.stale_cookie, "a good cookie must not be cleared with a bad one");
+        }
+        let identified = identify_with(&fixture, &["garbage"], &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::InvalidToken));
+        assert!(identified.stale_cookie);
+        let identified = identify_with(&fixture, &[], &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::NoCredential));
+        assert!(!identified.stale_cookie);
+    }
+
+    #[test]
+    fn two_people_are_nobody() {
+        let fixture = Fixture::new();
+        let (kim, lee) = (fixture.token("kim", NOW), fixture.token("lee", NOW));
+        for (cookies, bearers, stale) in [
+            (&[&*kim, &*lee][..], &[][..], true),
+            (&[&*kim][..], &[&*lee][..], false),
+            (&[][..], &[&*kim, &*lee][..], false),
+        ] {
+            let identified = identify_with(&fixture, cookies, bearers);
+            assert_eq!(reason(&identified), Some(Unidentified::ConflictingTokens));
+            assert!(identified.credential.is_none());
+            assert_eq!(identified.stale_cookie, stale);
+        }
+    }
+
+    #[test]
+    fn a_heap_of_credentials_is_nobody() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW);
+        let mut cookies = vec!["garbage"; MAX_CREDENTIALS - 1];
+        cookies.insert(0, &kim);
+        assert_eq!(reason(&identify_with(&fixture, &cookies, &[])), None);
+        cookies.push("garbage");
+        let identified = identify_with(&fixture, &cookies, &[]);
+        assert_eq!(reason(&identified), Some(Unidentified::ConflictingTokens));
+        assert!(identified.stale_cookie);
+        // Whatever the cookies are, a bearer token of ours must not get any further.
+        let lee = fixture.token("lee", NOW);
+        assert!(identify_with(&fixture, &cookies, &[&kim]).own_bearer);
+        assert!(identify_with(&fixture, &[&kim, &lee], &[&kim]).own_bearer);
+        assert!(!identify_with(&fixture, &cookies, &["x"]).own_bearer);
+        assert!(identify_with(&fixture, &[], &["x"; MAX_CREDENTIALS + 1]).own_bearer);
+    }
+
+    #[test]
+    fn of_one_person_the_freshest_counts_and_a_program_is_a_program() {
+        let fixture = Fixture::new();
+        let (old, new) = (fixture.token("kim", NOW - 100), fixture.token("kim", NOW - 10));
+        for cookies in [[&*old, &*new], [&*new, &*old]] {
+            let (verified, source) = identify_with(&fixture, &cookies, &[]).credential.unwrap();
+            assert_eq!((verified.issued_at, source), (NOW - 10, Source::Cookie));
+        }
+        let (_, source) = identify_with(&fixture, &[&new], &[&old]).credential.unwrap();
+        assert_eq!(source, Source::Bearer);
+    }
+
+    #[test]
+    fn a_bearer_token_of_ours_is_known_even_when_it_is_no_login() {
+        let fixture = Fixture::new();
+        let expired = fixture.token("kim", NOW - 40 * 24 * 3600);
+        let identified = identify_with(&fixture, &[], &[&expired]);
+        assert_eq!(reason(&identified), Some(Unidentified::ExpiredToken));
+        assert!(identified.own_bearer && !identified.stale_cookie);
+        for foreign in ["opaque", "a.b.c", &format!("{expired}x"), "", "eyJhbGciOiJub25lIn0.e30."] {
+            let identified = identify_with(&fixture, &[], &[foreign]);
+            assert!(!identified.own_bearer, "{foreign}");
+        }
+        let kim = fixture.token("kim", NOW);
+        fixture.revocations.extend(&[LogEntry { number: 99, what: Revocation::All, at: NOW, expires: NOW + 99 }], 99);
+        let identified = identify_with(&fixture, &[], &[&kim]);
+        assert_eq!(reason(&identified), Some(Unidentified::RevokedToken));
+        assert!(identified.own_bearer);
+    }
+
+    #[test]
+    fn the_scheme_may_be_written_in_any_case_and_other_schemes_are_not_ours() {
+        for (header, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bEARER   abc ", Some("abc")),
+            ("Basic abc", None),
+            ("Bearerabc", None),
+            ("Bearer", None),
+            ("\u{e9} abc", None),
+        ] {
+            let value = http::HeaderValue::from_bytes(header.as_bytes()).unwrap();
+            assert_eq!(bearer(&value), token, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn while_the_log_was_never_read_nobody_is_let_in() {
+        let fixture = Fixture::new();
+        let kim = fixture.token("kim", NOW);
+        let verified = fixture.ring.verify(&kim, NOW).unwrap();
+        assert_eq!(revocation::Revocations::default().standing(&verified), Standing::Revoked);
+    }
 }

@@ -1,22 +1,40 @@
 //! Sessions: started at login, renewed in use, ended at once.
+//!
+//! - A login always makes a new session; what it replaces ends with the same write.
+//! - A token that goes out was still good when its session was on disk: what overtook it wins.
+//! - An entry of the revocation log lives as long as any token that it has to stop, also one being issued right now.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keys::KeyRing;
-use super::revocation::Revocations;
-use super::{Identified, Verified};
+use super::renewal::Memory;
+use super::revocation::{Revocations, key_of};
+use super::token::Claims;
+use super::{Standing, Verified};
 use crate::clock::Clock;
 use crate::config;
-use crate::policy::Caller;
-use crate::store::{Account, AccountId, Session, SessionId, Store, StoreError};
+use crate::policy::Principal;
+use crate::secret::Secret;
+use crate::store::{Account, AccountId, Revocation, Session, SessionId, Store, StoreError, Write};
 use crate::telemetry::Telemetry;
+use crate::telemetry::audit::Event;
+
+pub use super::renewal::Refreshed;
+
+/// The longest token that browsers keep as a cookie: they take 4,096 bytes with the name and the equals sign
+/// (RFC 6265bis section 5.6), of which the name may have 64.
+pub const MAX_COOKIE_TOKEN_BYTES: usize = 4096 - 65;
+
+/// Added to the end of a revocation, in seconds, for what was being issued while it was written.
+const SLACK: u64 = 60;
 
 /// A fresh token on its way to a browser.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The JWT itself. Never logged: `Debug` hides it.
-    pub token: crate::secret::Secret<String>,
+    pub token: Secret<String>,
     /// Seconds until it expires, for `Max-Age`.
     pub max_age: u64,
     /// Unix seconds.
@@ -24,93 +42,279 @@ pub struct Issued {
     pub session: SessionId,
 }
 
-/// What a refresh came to.
-#[derive(Debug)]
-pub struct Refreshed {
-    /// The caller to decide on: with the account's present groups, or nobody any more.
-    pub caller: Caller,
-    /// To be sent as `Set-Cookie` on this response.
-    pub issued: Option<Issued>,
-    /// The account could not be read and `max_staleness` is over: 503.
-    pub unavailable: bool,
+/// All that is done with sessions. Shared by every thread.
+pub struct Sessions {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) revocations: Arc<Revocations>,
+    pub(super) clock: Clock,
+    pub(super) telemetry: Telemetry,
+    pub(super) memory: Memory,
 }
 
-/// All that is done with sessions. Shared by every thread.
-pub struct Sessions {}
+/// Who is at the other end.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub(super) address: IpAddr,
+    pub(super) user_agent: &'a str,
+}
+
+/// What a token says besides its account. Times in Unix seconds.
+pub(super) struct Terms {
+    pub(super) session: SessionId,
+    pub(super) auth_time: u64,
+    pub(super) seq: u64,
+    pub(super) now: u64,
+    pub(super) expires: u64,
+}
 
 impl Sessions {
     #[must_use]
-    pub fn new(_store: Arc<dyn Store>, _revocations: Arc<Revocations>, _clock: Clock, _telemetry: Telemetry) -> Self {
-        todo!("helper: auth")
+    pub fn new(store: Arc<dyn Store>, revocations: Arc<Revocations>, clock: Clock, telemetry: Telemetry) -> Self {
+        Self { store, revocations, clock, telemetry, memory: Memory::default() }
     }
 
-    /// A login succeeded: a new session, always. `replaces`: the session whose cookie came with the login; it ends.
+    /// A login succeeded: a new session, always. `log_head` was read before the account. `replaces`: the session whose
+    /// cookie came with the login; it ends.
+    ///
+    /// [`StoreError::TooLarge`]: the account has so many groups that no browser would keep the cookie.
+    /// [`StoreError::Conflict`]: the account was disabled, removed or changed its password meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "all that a login knows, for one caller")]
     pub async fn start(
         &self,
-        _ring: &KeyRing,
-        _token: &config::Token,
-        _account: &Account,
-        _log_head: u64,
-        _client: IpAddr,
-        _user_agent: &str,
-        _replaces: Option<&Verified>,
+        ring: &KeyRing,
+        token: &config::Token,
+        account: &Account,
+        log_head: u64,
+        client: IpAddr,
+        user_agent: &str,
+        replaces: Option<&Verified>,
     ) -> Result<Issued, StoreError> {
-        todo!()
+        let now = self.clock.unix_seconds();
+        let expires = latest_end(token, now, now);
+        let session = SessionId::random();
+        let issued = issue(ring, account, Terms { session, auth_time: now, seq: log_head, now, expires })?;
+        let mut writes = Vec::with_capacity(3);
+        if let Some((old, session)) = replaces.and_then(|old| Some((old, old.session.clone()?))) {
+            let expires = self.session_end(token, &session, old.expires, now).await?;
+            writes.push(Write::RemoveSession(session.clone()));
+            writes.push(Write::Revoke { what: Revocation::Session { session }, at: now, expires });
+        }
+        let client = Client { address: client, user_agent };
+        writes.push(Write::PutSession(record(&issued, &account.id, now, now, client)));
+        self.store.apply(writes).await?;
+        if self.revocations.is_ready() {
+            let as_of = stand_in(&account.id, Some(&issued.session), log_head, now);
+            if self.revocations.standing(&as_of) == Standing::Revoked {
+                self.store.apply(vec![Write::RemoveSession(issued.session)]).await?;
+                return Err(StoreError::Conflict);
+            }
+        }
+        Ok(issued)
     }
 
-    /// Whether [`Sessions::refresh`] has anything to do: a cookie with less than `refresh_below` left, or a changed account.
-    #[must_use]
-    pub fn needs_refresh(&self, _token: &config::Token, _identified: &Identified, _now: u64) -> bool {
-        todo!()
-    }
-
-    /// Reads the account again (once for many requests at a time, on all threads), makes every check of a login and,
-    /// where the token came as a cookie, issues a new one for the same session.
-    pub async fn refresh(
-        &self,
-        _ring: &KeyRing,
-        _token: &config::Token,
-        _store_limits: &config::Store,
-        _identified: &Identified,
-        _client: IpAddr,
-        _user_agent: &str,
-    ) -> Refreshed {
-        todo!()
-    }
-
-    /// Logout: ends the session of this token everywhere, stored or not; a foreign token ends all of the account's tokens without a session.
-    pub async fn end(&self, _token: &config::Token, _verified: &Verified) -> Result<(), StoreError> {
-        todo!()
+    /// Logout: ends the session of this token everywhere, stored or not; a foreign token ends all of the account's
+    /// tokens without a session, and the session into which it was renewed a moment ago.
+    pub async fn end(&self, token: &config::Token, verified: &Verified) -> Result<(), StoreError> {
+        let now = self.clock.unix_seconds();
+        let mut writes = Vec::new();
+        if let Some(session) = &verified.session {
+            let expires = self.session_end(token, session, verified.expires, now).await?;
+            writes.push(Write::RemoveSession(session.clone()));
+            writes.push(Write::Revoke { what: Revocation::Session { session: session.clone() }, at: now, expires });
+        } else {
+            let what = Revocation::AccountWithoutSession { account: verified.account.clone() };
+            // A foreign clock may be ahead of ours.
+            let at = now.max(verified.issued_at);
+            writes.push(Write::Revoke { what, at, expires: horizon_end(token, at) });
+            for (session, expires) in self.memory.made_from(verified) {
+                writes.push(Write::RemoveSession(session.clone()));
+                let expires = session_end(token, expires, now);
+                writes.push(Write::Revoke { what: Revocation::Session { session }, at: now, expires });
+            }
+        }
+        self.store.apply(writes).await?;
+        self.telemetry.audit.record(&Event {
+            event: "logout",
+            outcome: "ok",
+            username: &verified.principal.username,
+            id: verified.account.as_str(),
+            sid: verified.session.as_ref().map_or("", SessionId::as_str),
+            ..Event::default()
+        });
+        Ok(())
     }
 
     /// Ends one session by id. `Ok(false)`: there was none.
-    pub async fn revoke(&self, _token: &config::Token, _session: &SessionId) -> Result<bool, StoreError> {
-        todo!()
+    pub async fn revoke(&self, token: &config::Token, session: &SessionId) -> Result<bool, StoreError> {
+        let Some(stored) = self.store.session(session).await? else { return Ok(false) };
+        let now = self.clock.unix_seconds();
+        let expires = session_end(token, stored.expires, now);
+        let what = Revocation::Session { session: session.clone() };
+        self.store.apply(vec![Write::RemoveSession(session.clone()), Write::Revoke { what, at: now, expires }]).await?;
+        self.record_revocation(stored.account.as_str(), session.as_str(), "one session");
+        Ok(true)
     }
 
     /// Ends every session and token of one account; its `__v` stays (`accounts` raises it for "sign out everywhere").
-    pub async fn revoke_account(&self, _token: &config::Token, _account: &AccountId) -> Result<(), StoreError> {
-        todo!()
+    pub async fn revoke_account(&self, token: &config::Token, account: &AccountId) -> Result<(), StoreError> {
+        let now = self.clock.unix_seconds();
+        let what = Revocation::Account { account: account.clone() };
+        let revoke = Write::Revoke { what, at: now, expires: horizon_end(token, now) };
+        self.store.apply(vec![Write::RemoveSessionsOf(account.clone()), revoke]).await?;
+        self.record_revocation(account.as_str(), "", "every session of the account");
+        Ok(())
     }
 
     /// Ends every session of everybody.
-    pub async fn revoke_all(&self, _token: &config::Token) -> Result<(), StoreError> {
-        todo!()
+    pub async fn revoke_all(&self, token: &config::Token) -> Result<(), StoreError> {
+        let now = self.clock.unix_seconds();
+        let revoke = Write::Revoke { what: Revocation::All, at: now, expires: horizon_end(token, now) };
+        self.store.apply(vec![Write::RemoveAllSessions, revoke]).await?;
+        self.record_revocation("", "", "every session of everybody");
+        Ok(())
     }
 
-    pub async fn list(&self, _account: Option<&AccountId>) -> Result<Vec<Session>, StoreError> {
-        todo!()
+    /// The sessions that are stored, of one account or all, oldest first.
+    pub async fn list(&self, account: Option<&AccountId>) -> Result<Vec<Session>, StoreError> {
+        self.store.sessions(account).await
     }
 
-    /// A token for a script (`token issue`), with a session of its own.
+    /// A token for a script (`token issue`), with a session of its own. `lifetime`: `token.lifetime` unless given; never
+    /// longer than a token can be accepted.
     pub async fn issue_for_script(
         &self,
-        _ring: &KeyRing,
-        _token: &config::Token,
-        _account: &Account,
-        _log_head: u64,
-        _lifetime: Option<std::time::Duration>,
+        ring: &KeyRing,
+        token: &config::Token,
+        account: &Account,
+        log_head: u64,
+        lifetime: Option<Duration>,
     ) -> Result<Issued, StoreError> {
-        todo!()
+        let now = self.clock.unix_seconds();
+        let lifetime = lifetime.unwrap_or(token.lifetime).min(token.horizon());
+        let mut expires = now.saturating_add(lifetime.as_secs());
+        if !token.max_lifetime.is_zero() {
+            expires = expires.min(now.saturating_add(token.max_lifetime.as_secs()));
+        }
+        let session = SessionId::random();
+        let issued = issue(ring, account, Terms { session, auth_time: now, seq: log_head, now, expires })?;
+        let session = Session {
+            id: issued.session.clone(),
+            account: account.id.clone(),
+            created: now,
+            renewed: now,
+            expires,
+            address: String::new(),
+            user_agent: String::from("doorward token issue"),
+        };
+        self.store.apply(vec![Write::PutSession(session)]).await?;
+        Ok(issued)
+    }
+
+    /// Until when the log has to know that a session is over.
+    async fn session_end(
+        &self,
+        token: &config::Token,
+        session: &SessionId,
+        expires: u64,
+        now: u64,
+    ) -> Result<u64, StoreError> {
+        let stored = self.store.session(session).await?.map_or(0, |stored| stored.expires);
+        Ok(session_end(token, expires.max(stored), now))
+    }
+
+    fn record_revocation(&self, id: &str, sid: &str, detail: &str) {
+        self.telemetry.audit.record(&Event { event: "revocation", outcome: "ok", id, sid, detail, ..Event::default() });
     }
 }
+
+/// When a token issued now ends at the latest, Unix seconds.
+pub(super) fn latest_end(token: &config::Token, auth_time: u64, now: u64) -> u64 {
+    let end = now.saturating_add(token.lifetime.as_secs());
+    if token.max_lifetime.is_zero() { end } else { end.min(auth_time.saturating_add(token.max_lifetime.as_secs())) }
+}
+
+/// Until when an entry is needed that ends tokens of unknown end.
+fn horizon_end(token: &config::Token, at: u64) -> u64 {
+    at.saturating_add(token.horizon().as_secs()).saturating_add(SLACK)
+}
+
+/// Until when an entry is needed that ends a session: its last known token, or one that is being issued right now.
+fn session_end(token: &config::Token, expires: u64, now: u64) -> u64 {
+    expires.max(now.saturating_add(token.lifetime.as_secs())).saturating_add(SLACK)
+}
+
+/// What the log would be asked about a token issued at that number. A reading of an account that is nobody's token has
+/// no session; a foreign token's time does not matter to it.
+pub(super) fn stand_in(account: &AccountId, session: Option<&SessionId>, seq: u64, issued_at: u64) -> Verified {
+    Verified {
+        principal: Arc::new(Principal {
+            id: String::new(),
+            username: String::new(),
+            groups: Vec::new(),
+            email: String::new(),
+            display_name: String::new(),
+        }),
+        account: account.clone(),
+        session: session.cloned(),
+        account_key: key_of(account.as_str()),
+        session_key: session.map(|session| key_of(session.as_str())),
+        seq: Some(seq),
+        version: None,
+        auth_time: issued_at,
+        issued_at,
+        expires: u64::MAX,
+    }
+}
+
+pub(super) fn principal(account: &Account) -> Principal {
+    Principal {
+        id: account.id.to_string(),
+        username: account.username.to_string(),
+        groups: account.groups.clone(),
+        email: account.email.clone(),
+        display_name: account.display_name.clone(),
+    }
+}
+
+pub(super) fn record(issued: &Issued, account: &AccountId, created: u64, renewed: u64, client: Client<'_>) -> Session {
+    Session {
+        id: issued.session.clone(),
+        account: account.clone(),
+        created,
+        renewed,
+        expires: issued.expires,
+        address: client.address.to_string(),
+        user_agent: client.user_agent.chars().take(256).collect(),
+    }
+}
+
+pub(super) fn issue(ring: &KeyRing, account: &Account, terms: Terms) -> Result<Issued, StoreError> {
+    let Terms { session, auth_time, seq, now, expires } = terms;
+    let claims = Claims {
+        iss: ring.issuer().to_owned(),
+        sub: account.id.to_string(),
+        id: account.id.to_string(),
+        username: account.username.to_string(),
+        groups: account.groups.clone(),
+        email: account.email.clone(),
+        name: account.display_name.clone(),
+        sid: session.to_string(),
+        version: account.version,
+        auth_time,
+        seq,
+        iat: now,
+        exp: expires,
+    };
+    let token = ring.sign(&claims).map_err(|error| StoreError::Unavailable {
+        problem: String::from("no token can be signed"),
+        source: Some(error.into()),
+    })?;
+    if token.len() > MAX_COOKIE_TOKEN_BYTES {
+        return Err(StoreError::TooLarge { size: token.len(), limit: MAX_COOKIE_TOKEN_BYTES });
+    }
+    Ok(Issued { token: Secret::new(token), max_age: expires.saturating_sub(now), expires, session })
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

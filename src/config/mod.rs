@@ -2,6 +2,15 @@
 //!
 //! Everything here is already checked: a [`Config`] that exists can be served.
 
+mod check;
+pub mod diff;
+mod identity;
+mod protect;
+mod reader;
+mod routes;
+mod secrets;
+pub mod units;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +18,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::check::{load, parse};
+pub use self::protect::protect_toml;
+pub use self::reader::Problem;
+pub use self::secrets::Environment;
 use crate::secret::Secret;
 
 /// A whole, checked configuration.
@@ -272,6 +285,8 @@ pub struct PolicyTest {
     pub user: Option<String>,
     pub groups: Vec<String>,
     pub expect: Expectation,
+    /// Where it stands in the file, from 1.
+    pub line: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

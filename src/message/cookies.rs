@@ -1,25 +1,320 @@
 //! The `Cookie` header (RFC 6265 section 4.2), read as the strictest and the laxest backends read it.
+//!
+//! Who is logged in is read strictly; what is taken out is everything that some backend could read as ours.
 
-use http::HeaderMap;
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+
+use crate::config::{Cookie, SameSite};
 
 /// The values of all cookies of exactly that name, in order, over all `Cookie` lines. For identification: strict.
-pub fn values<'a>(_headers: &'a HeaderMap, _name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-    std::iter::empty()
+/// What stands inside another cookie's quotes is no cookie.
+pub fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+    headers.get_all(COOKIE).iter().flat_map(|line| Crumbs { rest: Some(line.as_bytes()) }).filter_map(|crumb| {
+        let value = trim(crumb).strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        let plain = value.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b'\\'));
+        std::str::from_utf8(value).ok().filter(|_| plain)
+    })
+}
+
+/// The pieces between semicolons, less those inside quotes that another piece opens and a later one closes.
+struct Crumbs<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Iterator for Crumbs<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let (crumb, after) = split_at_semicolon(rest);
+        self.rest = after;
+        let opens = memchr::memchr(b'=', crumb)
+            .and_then(|equals| crumb.get(equals + 1..))
+            .is_some_and(|value| matches!(trim(value), [b'"', inner @ ..] if memchr::memchr(b'"', inner).is_none()));
+        if opens && let Some(after) = after {
+            // An opening quote that nothing closes is an ordinary byte; then no later search can find one either,
+            // because such a crumb would itself hold the quote: the work stays linear.
+            if let Some(closing) = memchr::memchr(b'"', after) {
+                self.rest = after.get(closing..).and_then(|closed| split_at_semicolon(closed).1);
+            }
+        }
+        Some(crumb)
+    }
+}
+
+fn split_at_semicolon(bytes: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b';', bytes) {
+        Some(end) => (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..)),
+        None => (bytes, None),
+    }
+}
+
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// Takes out every cookie that some backend could read as one of that name; the others stay byte for byte.
-pub fn remove(_headers: &mut HeaderMap, _name: &str) {
-    todo!("helper: message")
+pub fn remove(headers: &mut HeaderMap, name: &str) {
+    let mut lines: Vec<HeaderValue> = Vec::new();
+    let mut changed = false;
+    for line in headers.get_all(COOKIE) {
+        match without(line.as_bytes(), name.as_bytes()) {
+            None => lines.push(line.clone()),
+            Some(left) => {
+                changed = true;
+                lines.extend(HeaderValue::from_bytes(&left).ok().filter(|_| !trim(&left).is_empty()));
+            }
+        }
+    }
+    if changed {
+        headers.remove(COOKIE);
+        for line in lines {
+            headers.append(COOKIE, line);
+        }
+    }
 }
 
-/// Whether a `Set-Cookie` value of an upstream sets, or would be read back as, a cookie of that name.
-#[must_use]
-pub fn sets(_set_cookie: &[u8], _name: &str) -> bool {
-    todo!()
+/// `None`: nothing in this line is ours.
+fn without(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let mut left = Vec::with_capacity(line.len());
+    let (mut changed, mut first) = (false, true);
+    for crumb in line.split(|byte| *byte == b';') {
+        if is_ours(crumb, name) {
+            changed = true;
+            continue;
+        }
+        if first {
+            left.extend_from_slice(if changed { trim(crumb) } else { b"" });
+        } else {
+            left.push(b';');
+        }
+        let start = left.len();
+        if !(first && changed) {
+            left.extend_from_slice(crumb);
+        }
+        // Old readers part cookies at white space and commas, too.
+        changed |= cut_pieces(&mut left, start, name);
+        first = false;
+    }
+    changed.then_some(left)
 }
 
-/// Writes our `Set-Cookie`; `max_age` in seconds, 0 clears it.
+/// Cuts what looks like our cookie behind white space or a comma, from `start` on.
+fn cut_pieces(left: &mut Vec<u8>, start: usize, name: &[u8]) -> bool {
+    let Some(tail) = left.get(start..) else { return false };
+    if !tail.iter().any(|byte| is_separator(*byte)) {
+        return false;
+    }
+    let mut kept = Vec::with_capacity(tail.len());
+    let mut changed = false;
+    let mut rest = tail;
+    while !rest.is_empty() {
+        let separators = rest.iter().take_while(|byte| is_separator(**byte)).count();
+        let word = rest.iter().skip(separators).take_while(|byte| !is_separator(**byte)).count();
+        let (piece, after) = rest.split_at(separators + word);
+        if separators > 0 && piece.contains(&b'=') && is_ours(piece.get(separators..).unwrap_or_default(), name) {
+            changed = true;
+        } else {
+            kept.extend_from_slice(piece);
+        }
+        rest = after;
+    }
+    if changed {
+        left.truncate(start);
+        left.extend_from_slice(&kept);
+    }
+    changed
+}
+
+const fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b',')
+}
+
+/// Whether the laxest reader finds our name: white space (also U+00A0 and U+0085 as Latin-1), quotes and leading equals
+/// signs around it, percent signs and PHP's `.`, ` `, `+` and `[` for `_` inside.
+fn is_ours(crumb: &[u8], name: &[u8]) -> bool {
+    let mut start = crumb;
+    while let [byte, rest @ ..] = start
+        && (*byte == b'=' || is_lax_blank(*byte))
+    {
+        start = rest;
+    }
+    let mut end = start.split(|byte| *byte == b'=').next().unwrap_or_default();
+    while let [rest @ .., byte] = end
+        && is_lax_blank(*byte)
+    {
+        end = rest;
+    }
+    let decoded: std::borrow::Cow<'_, [u8]> = percent_encoding::percent_decode(end).into();
+    decoded.len() == name.len()
+        && decoded
+            .iter()
+            .zip(name)
+            .all(|(byte, wanted)| byte == wanted || (*wanted == b'_' && matches!(byte, b'.' | b' ' | b'+' | b'[')))
+}
+
+const fn is_lax_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'"' | 0xa0 | 0x85 | 0xc2 | 0x1c..=0x1f)
+}
+
+/// Whether a `Set-Cookie` value of an upstream sets, or would be read back as, a cookie of that name. Case is ignored.
 #[must_use]
-pub fn set_cookie(_config: &crate::config::Cookie, _secure: bool, _value: &str, _max_age: u64) -> http::HeaderValue {
-    todo!()
+pub fn sets(set_cookie: &[u8], name: &str) -> bool {
+    let pair = split_at_semicolon(set_cookie).0.to_ascii_lowercase();
+    is_ours(&pair, name.to_ascii_lowercase().as_bytes())
+}
+
+/// Writes our `Set-Cookie`; `max_age` in seconds, 0 clears it. A value that can't stand in a header clears it, too.
+#[must_use]
+pub fn set_cookie(config: &Cookie, secure: bool, value: &str, max_age: u64) -> HeaderValue {
+    let same_site = match config.same_site {
+        SameSite::Lax => "Lax",
+        SameSite::Strict => "Strict",
+        SameSite::None => "None",
+    };
+    let domain = if config.domain.is_empty() { String::new() } else { format!("; Domain={}", config.domain) };
+    let secure = if secure { "; Secure" } else { "" };
+    let (name, path) = (&config.name, &config.path);
+    let write = |value: &str, max_age: u64| {
+        HeaderValue::try_from(format!(
+            "{name}={value}; Path={path}{domain}; Max-Age={max_age}; HttpOnly; SameSite={same_site}{secure}"
+        ))
+    };
+    write(value, max_age).or_else(|_| write("", 0)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(COOKIE, HeaderValue::from_bytes(line).unwrap());
+        }
+        headers
+    }
+
+    fn after(line: &[u8]) -> Option<Vec<u8>> {
+        let mut headers = headers(&[line]);
+        remove(&mut headers, "access_token");
+        headers.get(COOKIE).map(|value| value.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn identification_is_strict() {
+        for (line, found) in [
+            ("access_token=A", &["A"][..]),
+            ("a=1; access_token=A; access_token=B", &["A", "B"]),
+            ("access_token =A", &[]),
+            ("Access_Token=A", &[]),
+            ("=access_token=A", &[]),
+            ("access_token", &[]),
+            ("access%5ftoken=A", &[]),
+            ("a=b access_token=A", &[]),
+            ("a=1,access_token=A", &[]),
+            ("access_token=\"A\"", &[]),
+            ("xaccess_token=A", &[]),
+            ("a=\"x; access_token=T; y\"; access_token=A", &["A"]),
+            ("a=\"x; access_token=A", &["A"]),
+            ("é=1;access_token=A", &["A"]),
+            ("access_token=", &[""]),
+        ] {
+            assert_eq!(values(&headers(&[line.as_bytes()]), "access_token").collect::<Vec<_>>(), found, "{line}");
+        }
+        let two = headers(&[b"access_token=A", b"access_token=B"]);
+        assert_eq!(values(&two, "access_token").count(), 2);
+    }
+
+    #[test]
+    fn removal_is_lax_and_leaves_the_others() {
+        for (line, left) in [
+            (&b"access_token=A"[..], None),
+            (b"a=1; access_token=A; b=2", Some(&b"a=1; b=2"[..])),
+            (b"access_token=A; b=2", Some(b"b=2")),
+            (b"a=1;access_token=A;b=2", Some(b"a=1;b=2")),
+            (b"access_token =A", None),
+            (b"access_token\t=A", None),
+            (b"\xa0access_token=A", None),
+            (b"\"access_token\"=A", None),
+            (b"=access_token=A", None),
+            (b"access_token", None),
+            (b"access%5ftoken=A", None),
+            (b"access.token=A", None),
+            (b"a=b access_token=A", Some(b"a=b")),
+            (b"a=1,access_token=A", Some(b"a=1")),
+            (b"a=\"x; access_token=T; y\"; b=1", Some(b"a=\"x; y\"; b=1")),
+            (b"a=1;  b=2;;c", Some(b"a=1;  b=2;;c")),
+            (b"access_tokens=A", Some(b"access_tokens=A")),
+            (b"x=access_token", Some(b"x=access_token")),
+            (b"access_token=A; access_token=B; c=\xff", Some(b"c=\xff")),
+        ] {
+            assert_eq!(after(line).as_deref(), left, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn upstream_cookies_of_that_name_are_seen() {
+        for (value, ours) in [
+            ("access_token=x; Path=/", true),
+            (" access_token = x", true),
+            ("Access_Token=x", true),
+            ("=access_token=x", true),
+            ("access_token", true),
+            ("session=access_token=x", false),
+            ("access_token2=x", false),
+            ("", false),
+        ] {
+            assert_eq!(sets(value.as_bytes(), "access_token"), ours, "{value}");
+        }
+    }
+
+    #[test]
+    fn our_cookie_has_its_attributes() {
+        let mut config = Cookie {
+            name: "access_token".into(),
+            domain: String::new(),
+            path: "/".into(),
+            secure: crate::config::SecureCookie::Auto,
+            same_site: SameSite::Lax,
+        };
+        assert_eq!(set_cookie(&config, false, "T", 60), "access_token=T; Path=/; Max-Age=60; HttpOnly; SameSite=Lax");
+        config.domain = "example.com".into();
+        assert_eq!(
+            set_cookie(&config, true, "a\nb", 60),
+            "access_token=; Path=/; Domain=example.com; Max-Age=0; HttpOnly; SameSite=Lax; Secure"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn others_stay_byte_for_byte(
+            others in prop::collection::vec("[ ]?[b-z]{1,5}=[b-z0-9=%\"]{0,6}", 1..20), at in 0_usize..20,
+        ) {
+            let mut all = others.clone();
+            all.insert(at.min(others.len()), String::from("access_token=T"));
+            let left = after(all.join(";").as_bytes()).unwrap();
+            let wanted = others.join(";");
+            let wanted = if at == 0 { wanted.trim_start() } else { &wanted };
+            prop_assert_eq!(String::from_utf8(left).unwrap(), wanted);
+        }
+
+        #[test]
+        fn nothing_panics(line in prop::collection::vec(0x20_u8..=0xff, 0..60)) {
+            if let Ok(value) = HeaderValue::from_bytes(&line) {
+                let mut headers = HeaderMap::new();
+                headers.append(COOKIE, value);
+                let _ = values(&headers, "a").count();
+                remove(&mut headers, "a");
+                prop_assert_eq!(values(&headers, "a").count(), 0);
+                let _ = sets(&line, "a");
+            }
+        }
+    }
 }

@@ -1,34 +1,310 @@
 //! Identity headers: removing the client's in every spelling, setting ours.
+//!
+//! Names are compared folded: CGI, WSGI and PHP read every sign in a header's name as the same one.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::IdentityHeader;
+use crate::config::{IdentityHeader, TemplatePart};
 use crate::policy::Principal;
+
+/// Families: whatever starts so.
+const FAMILIES: [&str; 8] =
+    ["remote-", "x-remote-", "x-auth-", "x-doorward-", "x-webauth-", "x-authenticated-", "x-original-u", "x-rewrite-u"];
+
+/// Single names that no backend may see from a client. `Proxy` becomes `$HTTP_PROXY` in CGI programs.
+const NAMES: [&str; 4] = ["proxy", "x-original-method", "x-original-host", "x-rewrite-path"];
+
+/// The `X-Forwarded-*` that describe the way and not the person; `forwarded` deals with them under their proper names.
+const WAY: [&str; 12] =
+    ["for", "proto", "host", "port", "prefix", "server", "uri", "method", "ssl", "scheme", "path", "by"];
+
+/// Names whose proper spelling is dealt with elsewhere; another spelling that folds to one of them is a disguise.
+const PROPER_ONLY: [&str; 11] = [
+    "transfer-encoding",
+    "content-length",
+    "content-type",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "http2-settings",
+    "x-real-ip",
+    "x-request-id",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+];
+
+/// What changes the method behind our back.
+const METHOD_OVERRIDES: [&str; 4] = ["x-http-method-override", "x-http-method", "x-method-override", "x-method"];
 
 /// Knows every header name that a client must not send. Made once per configuration.
 #[derive(Clone, Debug)]
-pub struct Guarded {}
+pub struct Guarded {
+    /// By first byte: whether any guarded name starts with it. Settles most headers at once.
+    first: [bool; 256],
+    /// Folded: in every spelling.
+    names: Vec<Box<[u8]>>,
+}
 
 impl Guarded {
     /// `methods_matter`: routes differ by method, so that method-override headers go too.
     #[must_use]
-    pub fn new(_ours: &[IdentityHeader], _methods_matter: bool) -> Self {
-        todo!("helper: message")
+    pub fn new(ours: &[IdentityHeader], methods_matter: bool) -> Self {
+        let mut names: Vec<Box<[u8]>> = NAMES.iter().map(|name| name.as_bytes().into()).collect();
+        if methods_matter {
+            names.extend(METHOD_OVERRIDES.iter().map(|name| Box::from(name.as_bytes())));
+        }
+        names.extend(ours.iter().map(|header| header.name.as_str().bytes().map(fold).collect::<Box<[u8]>>()));
+        let known = FAMILIES.iter().chain(&PROPER_ONLY).map(|name| name.as_bytes());
+        let mut first = [false; 256];
+        for name in known.chain(names.iter().map(|name| &**name)) {
+            if let Some(slot) = name.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
+                *slot = true;
+            }
+        }
+        Self { first, names }
     }
 
     /// Whether a client's header of this name must not reach a backend.
     #[must_use]
-    pub fn covers(&self, _name: &HeaderName) -> bool {
-        todo!()
+    pub fn covers(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        let Some(first) = name.first() else { return false };
+        if !self.first.get(usize::from(*first)).copied().unwrap_or(true) {
+            return false;
+        }
+        FAMILIES.iter().any(|family| starts_folded(name, family.as_bytes()))
+            || self.names.iter().any(|guarded| equals_folded(name, guarded))
+            || covers_forwarded(name)
+            || (has_sign(name) && PROPER_ONLY.iter().any(|proper| equals_folded(name, proper.as_bytes())))
     }
 
     /// Removes all of them, every copy.
-    pub fn strip(&self, _headers: &mut HeaderMap) {
-        todo!()
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        let found: Vec<HeaderName> = headers.keys().filter(|name| self.covers(name)).cloned().collect();
+        for name in found {
+            headers.remove(name);
+        }
     }
 }
 
-/// Sets `headers` from the person; a header without a value is not sent.
-pub fn set(_headers: &mut HeaderMap, _ours: &[IdentityHeader], _person: &Principal) {
-    todo!()
+/// `X-Forwarded-User` and everything else there that is not about the way; also the way in a disguise.
+fn covers_forwarded(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    if !starts_folded(name, PREFIX) {
+        return false;
+    }
+    has_sign(name) || !WAY.iter().any(|way| name.get(PREFIX.len()..) == Some(way.as_bytes()))
+}
+
+/// A sign other than the hyphen.
+fn has_sign(name: &[u8]) -> bool {
+    name.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-')
+}
+
+const fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+fn equals_folded(name: &[u8], folded: &[u8]) -> bool {
+    name.len() == folded.len() && starts_folded(name, folded)
+}
+
+fn starts_folded(name: &[u8], folded: &[u8]) -> bool {
+    name.len() >= folded.len() && name.iter().zip(folded).all(|(byte, wanted)| fold(*byte) == *wanted)
+}
+
+/// Sets `headers` from the person; a header without a value is not sent, nor is one that would hold a control character.
+pub fn set(headers: &mut HeaderMap, ours: &[IdentityHeader], person: &Principal) {
+    for header in ours {
+        match value_of(&header.template, person).filter(|value| !value.is_empty()) {
+            Some(value) => headers.insert(&header.name, value),
+            None => headers.remove(&header.name),
+        };
+    }
+}
+
+/// Sets every one of `headers`, empty where there is no value: for `/check`, where the proxy in front copies what it
+/// finds and leaves the client's own where it finds nothing.
+pub fn set_all(headers: &mut HeaderMap, ours: &[IdentityHeader], person: &Principal) {
+    for header in ours {
+        let value = value_of(&header.template, person).unwrap_or(HeaderValue::from_static(""));
+        headers.insert(&header.name, value);
+    }
+}
+
+/// `None`: it can't be sent. Empty where every placeholder is.
+fn value_of(template: &[TemplatePart], person: &Principal) -> Option<HeaderValue> {
+    let mut value = String::new();
+    let (mut placeholders, mut filled) = (false, false);
+    for part in template {
+        let before = value.len();
+        match part {
+            TemplatePart::Text(text) => {
+                value.push_str(text);
+                continue;
+            }
+            TemplatePart::Id => value.push_str(&person.id),
+            TemplatePart::Username => value.push_str(&person.username),
+            TemplatePart::Email => value.push_str(&person.email),
+            TemplatePart::DisplayName => value.push_str(&person.display_name),
+            TemplatePart::Groups => push_groups(&mut value, &person.groups),
+        }
+        placeholders = true;
+        filled |= value.len() > before;
+    }
+    if placeholders && !filled {
+        return Some(HeaderValue::from_static(""));
+    }
+    if value.chars().any(char::is_control) {
+        return None;
+    }
+    HeaderValue::from_bytes(value.trim().as_bytes()).ok()
+}
+
+/// A group whose name holds a comma would be read as two, so it is left out; one that can't be sent too.
+fn push_groups(value: &mut String, groups: &[String]) {
+    let start = value.len();
+    let sendable =
+        |group: &&String| !group.trim().is_empty() && !group.contains(|sign: char| sign == ',' || sign.is_control());
+    for group in groups.iter().filter(sendable) {
+        if value.len() > start {
+            value.push(',');
+        }
+        value.push_str(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(name: &'static str, template: Vec<TemplatePart>) -> IdentityHeader {
+        IdentityHeader { name: HeaderName::from_static(name), template }
+    }
+
+    fn person() -> Principal {
+        Principal {
+            id: "1".into(),
+            username: "김".into(),
+            groups: vec!["a".into(), "b,admin".into(), "c\r\nd".into(), "e f".into()],
+            email: String::new(),
+            display_name: "x\ny".into(),
+        }
+    }
+
+    fn covered(guarded: &Guarded, name: &str) -> bool {
+        guarded.covers(&HeaderName::from_bytes(name.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn every_spelling_of_every_family_is_covered() {
+        let guarded = Guarded::new(&[header("my-user", vec![TemplatePart::Username])], false);
+        for name in [
+            "X-Forwarded-User",
+            "X-Forwarded-Email",
+            "X-Forwarded-Groups",
+            "X-Forwarded-Preferred-Username",
+            "Remote-User",
+            "Remote-Anything",
+            "X-Remote-User",
+            "X-Auth-Request-User",
+            "X-Auth-User",
+            "X-Doorward-Assertion",
+            "X-WebAuth-User",
+            "X-Authenticated-User",
+            "X-Original-URL",
+            "X-Original-URI",
+            "X-Rewrite-URL",
+            "My-User",
+            "X-Forwarded-Access-Token",
+        ] {
+            for sign in ["-", "_", ".", "~", "!", "'", "|"] {
+                assert!(covered(&guarded, &name.replace('-', sign)), "{name} {sign}");
+            }
+            assert!(covered(&guarded, &name.replacen('-', "_", 1)), "{name}");
+        }
+        assert!(covered(&guarded, "Proxy"));
+    }
+
+    #[test]
+    fn disguises_of_framing_and_forwarding_are_covered_and_the_proper_names_are_not() {
+        let guarded = Guarded::new(&[], false);
+        for name in
+            ["Transfer-Encoding", "Content-Length", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP", "X-Request-Id"]
+        {
+            assert!(!covered(&guarded, name), "{name}");
+            assert!(covered(&guarded, &name.replace('-', "_")), "{name}");
+            assert!(covered(&guarded, &name.replacen('-', ".", 1)), "{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_headers_pass() {
+        let guarded = Guarded::new(&[], false);
+        for name in [
+            "accept",
+            "user-agent",
+            "cookie",
+            "content-type",
+            "x-requested-with",
+            "x_custom",
+            "my.header",
+            "referer",
+            "range",
+            "x-http-method-override",
+            "forwarded",
+            "x-csrf-token",
+            "proxy-status",
+            "remote",
+            "x-api-key",
+            "trace_id",
+        ] {
+            assert!(!covered(&guarded, name), "{name}");
+        }
+        for name in ["x-http-method-override", "X_HTTP_Method_Override", "x-http-method", "x-method-override"] {
+            assert!(covered(&Guarded::new(&[], true), name), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_copy_goes() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-forwarded-user", "x-forwarded-user", "x_forwarded_user", "accept"] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("admin"));
+        }
+        Guarded::new(&[], false).strip(&mut headers);
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn values_are_sent_where_there_are_any() {
+        let ours = [
+            header("x-user", vec![TemplatePart::Username]),
+            header("x-groups", vec![TemplatePart::Groups]),
+            header("x-email", vec![TemplatePart::Text("mailto:".into()), TemplatePart::Email]),
+            header("x-name", vec![TemplatePart::DisplayName]),
+        ];
+        let mut headers = HeaderMap::new();
+        headers.insert("x-email", HeaderValue::from_static("stale"));
+        set(&mut headers, &ours, &person());
+        assert_eq!(headers["x-user"].as_bytes(), "김".as_bytes());
+        assert_eq!(headers["x-groups"], "a,e f");
+        assert_eq!(headers.len(), 2);
+        set_all(&mut headers, &ours, &person());
+        assert_eq!(
+            (headers.len(), headers["x-email"].as_bytes(), headers["x-name"].as_bytes()),
+            (4, &b""[..], &b""[..])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn folding_decides(signs in prop::collection::vec("[-_.~!#$&'*+^|]", 2), upper in any::<bool>()) {
+            let name = format!("x{}forwarded{}user", signs[0], signs[1]);
+            let name = if upper { name.to_uppercase() } else { name };
+            prop_assert!(covered(&Guarded::new(&[], false), &name));
+        }
+    }
 }

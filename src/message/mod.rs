@@ -2,10 +2,12 @@
 
 pub mod admit;
 pub mod body;
+pub mod caching;
 pub mod cookies;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod identity;
+pub mod origin;
 pub mod path;
 pub mod replies;
 pub mod return_to;

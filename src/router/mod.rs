@@ -1,8 +1,16 @@
 //! Host, path and method to a route. The most specific wins, whatever its place in the file.
+//!
+//! Exact host, then wildcard, then any; exact path, then the longest prefix of whole segments; methods named before all.
+//! A route whose methods don't match falls through to the next specific. Every reading of a path, as it stands and with
+//! its case folded, leads to the same route, or there is none. The cost does not depend on the number of routes.
 
 pub mod explain;
 
-use crate::config::Config;
+use std::collections::HashMap;
+
+use http::Method;
+
+use crate::config::{Access, Config, HostPattern};
 use crate::message::admit::Host;
 use crate::message::path::Readings;
 use crate::policy::Policy;
@@ -10,20 +18,26 @@ use crate::policy::Policy;
 /// One of the portal's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
+    /// `PREFIX/login`
     Login,
+    /// `PREFIX/check`
     Check,
+    /// `PREFIX/logout`
     Logout,
+    /// `PREFIX/account`
     Account,
     /// `POST PREFIX/account/password`
     AccountPassword,
     /// `POST PREFIX/account/sessions` (end one, or all others: "sign out everywhere")
     AccountSessions,
+    /// `PREFIX/.well-known/jwks.json`
     Jwks,
 }
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
+    /// Doorward answers itself.
     Portal(Endpoint),
     /// Index into [`Router::upstreams`]. A closed route has none.
     Upstream(Option<usize>),
@@ -34,10 +48,13 @@ pub enum Target {
 pub struct Route {
     /// For logs, metrics and `explain`.
     pub name: String,
+    /// What it demands.
     pub policy: Policy,
+    /// Where it leads.
     pub target: Target,
     /// Never redirect to the login page.
     pub api: bool,
+    /// `""`, or what is taken off the path as it was sent: it stands there literally, see [`Router::resolve`].
     pub strip_prefix: String,
 }
 
@@ -50,30 +67,299 @@ pub enum NoRoute {
     Ambiguous,
 }
 
+impl NoRoute {
+    /// The stable reason code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "no_route",
+            Self::Ambiguous => "ambiguous_path",
+        }
+    }
+}
+
 /// All routes of one configuration.
 #[derive(Debug)]
-pub struct Router {}
+pub struct Router {
+    /// The portal's, then those of the file in its order.
+    routes: Vec<Route>,
+    upstreams: Vec<String>,
+    portal: HashMap<Box<[u8]>, usize, Hasher>,
+    exact: HashMap<Box<str>, Table, Hasher>,
+    /// By what follows the first label.
+    wildcard: HashMap<Box<str>, Table, Hasher>,
+    any: Table,
+    methods_matter: bool,
+}
+
+type Hasher = foldhash::fast::RandomState;
+
+/// The portal's endpoints: path under the prefix, and who may come so far. The portal itself answers who is nobody where
+/// the access is optional.
+const PORTAL: [(&str, Endpoint, Access); 7] = [
+    ("/login", Endpoint::Login, Access::Optional),
+    ("/check", Endpoint::Check, Access::Optional),
+    ("/logout", Endpoint::Logout, Access::Optional),
+    ("/account", Endpoint::Account, Access::Required),
+    ("/account/password", Endpoint::AccountPassword, Access::Required),
+    ("/account/sessions", Endpoint::AccountSessions, Access::Required),
+    ("/.well-known/jwks.json", Endpoint::Jwks, Access::Public),
+];
 
 impl Router {
+    /// Every route of a checked configuration, and the portal's.
     #[must_use]
-    pub fn new(_config: &Config) -> Self {
-        todo!("helper: config")
+    pub fn new(config: &Config) -> Self {
+        let upstreams: Vec<String> = config.upstreams.keys().cloned().collect();
+        let mut router = Self {
+            routes: Vec::with_capacity(PORTAL.len() + config.routes.len()),
+            upstreams,
+            portal: HashMap::default(),
+            exact: HashMap::default(),
+            wildcard: HashMap::default(),
+            any: Table::default(),
+            methods_matter: config.routes.iter().any(|route| !route.methods.is_empty()),
+        };
+        for (path, endpoint, access) in PORTAL {
+            let path = format!("{}{path}", config.portal_prefix);
+            router.portal.insert(path.as_bytes().into(), router.routes.len());
+            router.routes.push(Route {
+                name: format!("portal:{path}"),
+                policy: Policy { access, groups: Vec::new(), users: Vec::new() },
+                target: Target::Portal(endpoint),
+                api: false,
+                strip_prefix: String::new(),
+            });
+        }
+        for route in &config.routes {
+            router.add(route);
+        }
+        router
+    }
+
+    fn add(&mut self, route: &crate::config::Route) {
+        let index = self.routes.len();
+        let table = match &route.host {
+            HostPattern::Any => &mut self.any,
+            HostPattern::Exact(host) => self.exact.entry(host.as_str().into()).or_default(),
+            HostPattern::Wildcard(suffix) => self.wildcard.entry(suffix.as_str().into()).or_default(),
+        };
+        table.add(route, index);
+        let upstream = route.upstream.as_ref().and_then(|name| self.upstreams.iter().position(|known| known == name));
+        self.routes.push(Route {
+            name: route.name.clone(),
+            policy: Policy { access: route.access, groups: route.groups.clone(), users: route.users.clone() },
+            target: Target::Upstream(upstream),
+            api: route.api,
+            strip_prefix: route.strip_prefix.clone(),
+        });
     }
 
     /// Names of upstreams, in the order of [`Target::Upstream`].
     #[must_use]
     pub fn upstreams(&self) -> &[String] {
-        todo!()
+        &self.upstreams
     }
 
     /// Finds the route of a request.
-    pub fn resolve(&self, _host: &Host, _readings: &Readings, _method: &http::Method) -> Result<&Route, NoRoute> {
-        todo!()
+    pub fn resolve(&self, host: &Host, readings: &Readings, method: &Method) -> Result<&Route, NoRoute> {
+        let index = self.index(host, readings, method)?;
+        self.routes.get(index).ok_or(NoRoute::NotFound)
     }
 
     /// Whether some routes name methods.
     #[must_use]
     pub fn methods_matter(&self) -> bool {
-        todo!()
+        self.methods_matter
+    }
+
+    fn index(&self, host: &Host, readings: &Readings, method: &Method) -> Result<usize, NoRoute> {
+        if let Some(index) = self.portal.get(readings.as_sent()) {
+            return Ok(*index);
+        }
+        let tables = self.tables(host);
+        let first = lookup(&tables, readings.as_sent(), method, Case::AsSent);
+        let agrees = |reading: &[u8]| {
+            lookup(&tables, reading, method, Case::AsSent) == first
+                && lookup(&tables, reading, method, Case::Folded) == first
+        };
+        let mut same = true;
+        readings.all(&mut |reading| {
+            same = agrees(reading);
+            same
+        });
+        if !same || (!readings.complete() && !self.has_one_outcome()) {
+            return Err(NoRoute::Ambiguous);
+        }
+        let index = match first {
+            Found::Nothing => return Err(NoRoute::NotFound),
+            Found::Several => return Err(NoRoute::Ambiguous),
+            Found::Route(index) => index,
+        };
+        self.check_prefix(index, readings, agrees).map(|()| index)
+    }
+
+    /// A single route for everything: no reading can lead anywhere else.
+    fn has_one_outcome(&self) -> bool {
+        self.routes.len() == PORTAL.len() + 1 && self.any.prefix.contains_key(&b"/"[..])
+    }
+
+    /// What is stripped stands at the start as it was sent, and what is left, read again, does not lead out.
+    fn check_prefix(&self, index: usize, readings: &Readings, agrees: impl Fn(&[u8]) -> bool) -> Result<(), NoRoute> {
+        let prefix = self.routes.get(index).map_or("", |route| route.strip_prefix.trim_end_matches('/'));
+        if prefix.is_empty() {
+            return Ok(());
+        }
+        let rest = readings.as_sent().strip_prefix(prefix.as_bytes()).ok_or(NoRoute::Ambiguous)?;
+        if !rest.is_empty() && !rest.starts_with(b"/") {
+            return Err(NoRoute::Ambiguous);
+        }
+        if readings.is_plain() {
+            return Ok(());
+        }
+        let left = std::str::from_utf8(rest).ok().and_then(Readings::of).ok_or(NoRoute::Ambiguous)?;
+        let mut same = left.complete();
+        left.all(&mut |reading| {
+            same &= agrees(&[prefix.as_bytes(), reading].concat());
+            same
+        });
+        if same { Ok(()) } else { Err(NoRoute::Ambiguous) }
+    }
+
+    /// The tables that can hold a route for this host, the most specific first.
+    fn tables(&self, host: &Host) -> [Option<&Table>; 3] {
+        let host = host.as_str();
+        let suffix = host.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
+        [self.exact.get(host), suffix, Some(&self.any)]
     }
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    AsSent,
+    Folded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Route(usize),
+    /// Routes that differ in case only, met with the case folded.
+    Several,
+}
+
+fn lookup(tables: &[Option<&Table>; 3], path: &[u8], method: &Method, case: Case) -> Found {
+    tables
+        .iter()
+        .flatten()
+        .map(|table| table.find(path, method, case))
+        .find(|found| *found != Found::Nothing)
+        .unwrap_or(Found::Nothing)
+}
+
+type Paths = HashMap<Box<[u8]>, Entry, Hasher>;
+
+/// The routes of one host pattern.
+#[derive(Debug, Default)]
+struct Table {
+    exact: Paths,
+    prefix: Paths,
+    folded_exact: Paths,
+    folded_prefix: Paths,
+    /// Length of the longest path, in bytes.
+    longest: usize,
+    has_upper: bool,
+}
+
+impl Table {
+    fn add(&mut self, route: &crate::config::Route, index: usize) {
+        let path = route.path.as_bytes();
+        self.longest = self.longest.max(path.len());
+        self.has_upper |= path.iter().any(u8::is_ascii_uppercase);
+        let (plain, folded) = if route.exact {
+            (&mut self.exact, &mut self.folded_exact)
+        } else {
+            (&mut self.prefix, &mut self.folded_prefix)
+        };
+        plain.entry(path.into()).or_default().add(&route.methods, index);
+        folded.entry(path.to_ascii_lowercase().into()).or_default().add(&route.methods, index);
+    }
+
+    fn find(&self, path: &[u8], method: &Method, case: Case) -> Found {
+        match case {
+            Case::AsSent => self.find_in(&self.exact, &self.prefix, path, method),
+            Case::Folded if !self.has_upper && !path.iter().any(u8::is_ascii_uppercase) => {
+                self.find_in(&self.exact, &self.prefix, path, method)
+            }
+            Case::Folded => {
+                // One byte more than the longest route path: enough to see where its last segment ends.
+                let wanted = path.get(..=self.longest).unwrap_or(path);
+                let mut buffer = [0_u8; 256];
+                if let Some(folded) = buffer.get_mut(..wanted.len()) {
+                    folded.copy_from_slice(wanted);
+                    folded.make_ascii_lowercase();
+                    self.find_in(&self.folded_exact, &self.folded_prefix, folded, method)
+                } else {
+                    let folded = wanted.to_ascii_lowercase();
+                    self.find_in(&self.folded_exact, &self.folded_prefix, &folded, method)
+                }
+            }
+        }
+    }
+
+    fn find_in(&self, exact: &Paths, prefix: &Paths, path: &[u8], method: &Method) -> Found {
+        if path.len() <= self.longest
+            && let Some(found) = exact.get(path).and_then(|entry| entry.find(method))
+        {
+            return found;
+        }
+        let mut end = path.len().min(self.longest);
+        loop {
+            let whole = path.get(end).is_none_or(|next| *next == b'/');
+            if whole
+                && let Some(found) =
+                    path.get(..end).and_then(|start| prefix.get(start)).and_then(|entry| entry.find(method))
+            {
+                return found;
+            }
+            if end <= 1 {
+                break;
+            }
+            end -= 1;
+        }
+        let root = path.first() == Some(&b'/');
+        root.then(|| prefix.get(&b"/"[..])).flatten().and_then(|entry| entry.find(method)).unwrap_or(Found::Nothing)
+    }
+}
+
+/// The routes of one path.
+#[derive(Debug, Default)]
+struct Entry {
+    named: Vec<(Method, usize)>,
+    all: Vec<usize>,
+}
+
+impl Entry {
+    fn add(&mut self, methods: &[Method], index: usize) {
+        if methods.is_empty() {
+            self.all.push(index);
+        }
+        self.named.extend(methods.iter().map(|method| (method.clone(), index)));
+    }
+
+    fn find(&self, method: &Method) -> Option<Found> {
+        let named =
+            |wanted: &Method| one(self.named.iter().filter(|(method, _)| method == wanted).map(|(_, index)| *index));
+        named(method)
+            .or_else(|| if *method == Method::HEAD { named(&Method::GET) } else { None })
+            .or_else(|| one(self.all.iter().copied()))
+    }
+}
+
+fn one(mut indexes: impl Iterator<Item = usize>) -> Option<Found> {
+    let first = indexes.next()?;
+    Some(if indexes.any(|other| other != first) { Found::Several } else { Found::Route(first) })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

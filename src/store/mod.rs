@@ -3,12 +3,25 @@
 //! [`Store`] is what every backend offers; one conformance suite runs over all of them. Every change is one atomic
 //! [`Write`] list, durable before it is acknowledged, and followers of the log have been told by then as well.
 
+#[cfg(test)]
+mod conformance;
+mod dump;
+mod embedded;
+mod folder;
+mod memory;
+mod plan;
 mod record;
+mod row;
+mod sled;
+mod thread;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use dump::{RestoreError, Restored, restore, write_dump};
+pub use embedded::{Sled, SledOptions};
+pub use memory::Memory;
 pub use record::{Account, AccountId, LogEntry, NameError, Revocation, Session, SessionId, Username};
 
 /// What a call to a store returns. It can be awaited on any runtime.
@@ -36,7 +49,14 @@ pub enum Write {
     RemoveAllSessions,
     /// Appends to the revocation log; the store gives it the next number. `expires`: Unix seconds after which no
     /// token that it covers can still be valid.
-    Revoke { what: Revocation, at: u64, expires: u64 },
+    Revoke {
+        /// What is over.
+        what: Revocation,
+        /// Unix seconds.
+        at: u64,
+        /// Unix seconds.
+        expires: u64,
+    },
 }
 
 /// What a change did.
@@ -53,6 +73,64 @@ pub trait LogFollower: Send + Sync {
     /// `entries` are the live ones in ascending order and `head` is the newest number of the log, which may be higher
     /// than that of the last live entry.
     fn extend(&self, entries: &[LogEntry], head: u64);
+}
+
+/// One record of a store.
+#[derive(Clone, Debug)]
+pub enum Row {
+    /// An account, with its password hash.
+    Account(Account),
+    /// A session.
+    Session(Session),
+    /// An entry of the revocation log.
+    Entry(LogEntry),
+}
+
+/// How many records there are of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accounts.
+    pub accounts: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Entries of the revocation log.
+    pub entries: u64,
+}
+
+/// A whole store as it was at one moment.
+pub struct Everything {
+    /// How many rows there are.
+    pub counts: Counts,
+    /// The number of the newest log entry, live or not.
+    pub log_head: u64,
+    /// How many changes the store had seen; 0 where it doesn't count them.
+    pub sequence: u64,
+    /// Accounts, then sessions, then log entries by ascending number; as many as `counts` says.
+    pub rows: Box<dyn Iterator<Item = Result<Row, StoreError>> + Send>,
+}
+
+/// What [`Store::import`] puts into an empty store.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// No two of the same id or name.
+    pub accounts: Vec<Account>,
+    /// No two of the same id.
+    pub sessions: Vec<Session>,
+    /// By ascending number.
+    pub log: Vec<LogEntry>,
+    /// The number that the log goes on from; at least that of the last entry.
+    pub log_head: u64,
+    /// Appends a [`Revocation::All`] with these times.
+    pub revoke_all: Option<RevokeAll>,
+}
+
+/// The times of a [`Revocation::All`].
+#[derive(Clone, Copy, Debug)]
+pub struct RevokeAll {
+    /// Unix seconds.
+    pub at: u64,
+    /// Unix seconds after which no token that it covers can still be valid.
+    pub expires: u64,
 }
 
 /// A store of accounts, sessions and the revocation log.
@@ -77,6 +155,21 @@ pub trait Store: Send + Sync {
     fn log(&self) -> StoreFuture<'_, Vec<LogEntry>>;
     /// Whether the store takes changes right now.
     fn health(&self) -> StoreFuture<'_, ()>;
+    /// Everything in it at one moment.
+    ///
+    /// The default puts it together from several calls, so it is one moment only where nothing changes meanwhile.
+    fn export(&self) -> StoreFuture<'_, Everything> {
+        Box::pin(async move {
+            let (accounts, sessions) = (self.accounts().await?, self.sessions(None).await?);
+            let (log, log_head) = (self.log().await?, self.log_head().await?);
+            Ok(Everything::from_parts(accounts, sessions, log, log_head))
+        })
+    }
+    /// Fills an empty store, all or nothing. [`StoreError::NotEmpty`] where it holds anything.
+    fn import(&self, import: Import) -> StoreFuture<'_, Applied> {
+        drop(import);
+        Box::pin(async { Err(StoreError::Unavailable { problem: "it can't be filled at once".into(), source: None }) })
+    }
     /// Waits for everything acknowledged to be on disk and lets the store go; later calls fail.
     fn close(&self) -> StoreFuture<'_, ()>;
 }
@@ -93,18 +186,36 @@ pub enum StoreError {
     /// The account changed in the meantime; read it again.
     #[error("the account was changed by somebody else at the same time; try again")]
     Conflict,
+    /// It is to be filled, and holds something already.
+    #[error("the store is not empty")]
+    NotEmpty,
     /// There is no such account.
     #[error("there is no such account")]
     NoSuchAccount,
     /// A record is larger than the store takes.
     #[error("the record is too large: {size} bytes, at most {limit}")]
-    TooLarge { size: usize, limit: usize },
+    TooLarge {
+        /// In bytes.
+        size: usize,
+        /// In bytes.
+        limit: usize,
+    },
     /// Another process has the folder open.
     #[error("{folder} is open in another process; stop it, or use the commands while it runs")]
-    InUse { folder: String },
+    InUse {
+        /// Its path.
+        folder: String,
+    },
     /// The store is damaged, foreign or of another version. Left untouched.
     #[error("{folder}: {problem}. It was left untouched. {way_back}")]
-    Damaged { folder: String, problem: String, way_back: String },
+    Damaged {
+        /// Its path.
+        folder: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do, in whole sentences.
+        way_back: String,
+    },
     /// It can't be reached, or can't write.
     #[error("the store is not available: {problem}")]
     Unavailable {
@@ -117,4 +228,37 @@ pub enum StoreError {
     /// It did not answer in `store.timeout`.
     #[error("the store did not answer in time")]
     TimedOut,
+}
+
+impl StoreError {
+    fn unavailable(problem: impl Into<String>) -> Self {
+        Self::Unavailable { problem: problem.into(), source: None }
+    }
+
+    fn caused(problem: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Unavailable { problem: problem.into(), source: Some(Box::new(source)) }
+    }
+}
+
+impl Everything {
+    fn from_parts(accounts: Vec<Account>, sessions: Vec<Session>, log: Vec<LogEntry>, log_head: u64) -> Self {
+        let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        Self {
+            counts: Counts {
+                accounts: count(accounts.len()),
+                sessions: count(sessions.len()),
+                entries: count(log.len()),
+            },
+            log_head,
+            sequence: 0,
+            rows: Box::new(
+                accounts
+                    .into_iter()
+                    .map(Row::Account)
+                    .chain(sessions.into_iter().map(Row::Session))
+                    .chain(log.into_iter().map(Row::Entry))
+                    .map(Ok),
+            ),
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::metrics::Metrics;
@@ -54,7 +54,13 @@ pub struct AccessLog {
     clock: Clock,
     metrics: Metrics,
     format: LogFormat,
-    writer: Option<SyncSender<Vec<u8>>>,
+    writer: Option<SyncSender<Message>>,
+}
+
+enum Message {
+    Block(Vec<u8>),
+    /// Answer when everything before this has been written.
+    Barrier(SyncSender<()>),
 }
 
 /// A thread's own lines go to the writer when this many bytes have come together, or at [`AccessLog::flush`].
@@ -71,14 +77,8 @@ impl AccessLog {
     /// Starts the writer thread; lines go to standard output. `enabled` false: only the metrics are kept.
     pub fn start(clock: Clock, metrics: Metrics, format: LogFormat, enabled: bool) -> std::io::Result<Self> {
         let writer = if enabled {
-            let (sender, blocks) = sync_channel::<Vec<u8>>(BLOCKS);
-            std::thread::Builder::new().name(String::from("access-log")).spawn(move || {
-                for block in blocks {
-                    let mut output = std::io::stdout().lock();
-                    // A closed pipe must not end the gateway; there is nowhere left to report it either.
-                    let _ = output.write_all(&block).and_then(|()| output.flush());
-                }
-            })?;
+            let (sender, blocks) = sync_channel(BLOCKS);
+            std::thread::Builder::new().name(String::from("access-log")).spawn(move || write_blocks(blocks))?;
             Some(sender)
         } else {
             None
@@ -121,11 +121,23 @@ impl AccessLog {
         });
     }
 
+    /// Waits until every line that was flushed has been written. For the end of the process.
+    pub fn close(&self) {
+        self.flush();
+        if let Some(writer) = &self.writer {
+            let (done, wait) = sync_channel(1);
+            if writer.send(Message::Barrier(done)).is_ok() {
+                // An error means that the writer has ended, and with it everything to wait for.
+                let _ = wait.recv();
+            }
+        }
+    }
+
     fn send(&self, lines: &mut Vec<u8>) {
         let block = std::mem::replace(lines, Vec::with_capacity(lines.len().min(BLOCK) + 1024));
         if let Some(writer) = &self.writer {
             // The writer lives as long as its senders, so this fails only while the process ends.
-            let _ = writer.send(block);
+            let _ = writer.send(Message::Block(block));
         }
     }
 
@@ -173,6 +185,20 @@ impl AccessLog {
             }
             write(text);
         });
+    }
+}
+
+fn write_blocks(messages: Receiver<Message>) {
+    for message in messages {
+        match message {
+            Message::Block(block) => {
+                let mut output = std::io::stdout().lock();
+                // A closed pipe must not end the gateway; there is nowhere left to report it either.
+                let _ = output.write_all(&block).and_then(|()| output.flush());
+            }
+            // Nobody waits any more: fine.
+            Message::Barrier(done) => drop(done.send(())),
+        }
     }
 }
 

@@ -35,20 +35,32 @@ pub struct Audit(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    file: Option<Mutex<File>>,
+    sink: Sink,
+}
+
+enum Sink {
+    Log,
+    File(Mutex<File>),
+    Nowhere,
 }
 
 impl Audit {
-    /// With the ordinary log (target `doorward::audit`).
+    /// With the ordinary log.
     #[must_use]
     pub fn with_log(clock: Clock) -> Self {
-        Self(Arc::new(Inner { clock, file: None }))
+        Self(Arc::new(Inner { clock, sink: Sink::Log }))
     }
 
     /// Into a file of its own, made with mode 0600, appended to, one line a write.
     pub fn to_file(clock: Clock, path: &Path) -> std::io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        Ok(Self(Arc::new(Inner { clock, file: Some(Mutex::new(file)) })))
+        Ok(Self(Arc::new(Inner { clock, sink: Sink::File(Mutex::new(file)) })))
+    }
+
+    /// For a command that runs on its own and has no log.
+    #[must_use]
+    pub fn silent(clock: Clock) -> Self {
+        Self(Arc::new(Inner { clock, sink: Sink::Nowhere }))
     }
 
     /// Writes one event. An audit file that can't be written is reported on the log with the event itself, so that
@@ -63,14 +75,16 @@ impl Audit {
         }
         let line = Line { time: rfc3339(self.0.clock.unix_seconds()), kind: "audit", event };
         let mut text = serde_json::to_string(&line).unwrap_or_default();
-        if let Some(file) = &self.0.file {
-            text.push('\n');
-            let written = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
-            if let Err(error) = written {
-                tracing::error!(target: "doorward::audit", %error, event = text.trim_end(), "the audit file can't be written");
+        match &self.0.sink {
+            Sink::Log => crate::telemetry::log_line(&text),
+            Sink::Nowhere => {}
+            Sink::File(file) => {
+                text.push('\n');
+                let written = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
+                if let Err(error) = written {
+                    tracing::error!(%error, event = text.trim_end(), "the audit file can't be written");
+                }
             }
-        } else {
-            crate::telemetry::log_line(&text);
         }
     }
 }

@@ -78,7 +78,7 @@ impl Default for Metrics {
             denials: register!(Family::default(), "denials", "Refused requests by reason"),
             logins: register!(Family::default(), "logins", "Tries to log in by outcome"),
             renewals: register!(Family::default(), "renewals", "Token renewals by outcome"),
-            revocations: register!(Counter::default(), "revocations", "Entries read from the revocation log"),
+            revocations: register!(Counter::default(), "revocations", "Entries written to the revocation log"),
             live_revocations: register!(
                 Gauge::default(),
                 "live_revocations",
@@ -146,9 +146,13 @@ impl Metrics {
         self.0.renewals.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Entries of the revocation log arrived.
-    pub fn revocations(&self, new: u64, live: usize) {
-        self.0.revocations.inc_by(new);
+    /// An entry was written to the revocation log.
+    pub fn revoked(&self) {
+        self.0.revocations.inc();
+    }
+
+    /// Entries of the revocation log in memory.
+    pub fn live_revocations(&self, live: usize) {
         self.0.live_revocations.set(i64::try_from(live).unwrap_or(i64::MAX));
     }
 

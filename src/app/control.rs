@@ -1,0 +1,279 @@
+//! A whole gateway: started in order, watched by the control thread, taken down in order.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::reload::Reloader;
+use super::{PATIENCE, Rooms, StartError, system, telemetry};
+use crate::admin::listener::{Reason, Report};
+use crate::admin::operations::InForce;
+use crate::admin::{listener, socket};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::gate::{Live, Shared};
+use crate::portal::Portal;
+use crate::server::{ListenError, Listeners, Workers};
+use crate::store::Store;
+
+/// How a gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything that ran was finished.
+    Whole,
+    /// `server.drain` ran out, or a second signal came.
+    Cut,
+}
+
+/// Runs a gateway until a signal ends it. `ready` is called once it accepts connections, with its TCP addresses.
+pub fn serve(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Result<Stopped, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("the runtime can't be started"))?;
+    LocalSet::new().block_on(&runtime, run(config, ready))
+}
+
+async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Result<Stopped, StartError> {
+    let clock = Clock::system();
+    crate::telemetry::subscribe(&config.log)?;
+    let telemetry = telemetry(&config, &clock, true)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Signals are caught before anything is open, so that an early one ends the start in order too.
+    let mut signals = Signals::new()?;
+
+    // Everything that can be refused comes before the first connection is accepted.
+    let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
+    let listeners = open_listeners(&config).await?;
+    let addresses = listeners.addresses.clone();
+    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), false).await?;
+    let admin = match config.admin.listen {
+        Some(address) => Some(
+            listener::bind(address)
+                .map_err(|source| StartError::Admin { address: address.to_string(), source })?,
+        ),
+        None => None,
+    };
+    let admin_socket = socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?;
+
+    let portal = Portal::new(rooms.accounts.clone(), Arc::clone(&rooms.sessions), telemetry.clone());
+    let shared = Arc::new(Shared::new(
+        live,
+        clock.clone(),
+        Arc::clone(&rooms.revocations),
+        Arc::clone(&rooms.sessions),
+        portal,
+        telemetry.clone(),
+    ));
+    let state = Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None) });
+
+    if let Some(admin) = admin {
+        tokio::task::spawn_local(listener::serve(admin, Rc::clone(&state) as _));
+    }
+    let probing = Rc::new(RefCell::new(Probing::default()));
+    probing.borrow_mut().start(&shared.live(), &clock);
+    let reloader = config.source.clone().map(|source| {
+        let (probing, clock) = (Rc::clone(&probing), clock.clone());
+        Reloader::new(Arc::clone(&shared), source, move |live| probing.borrow_mut().start(live, &clock))
+    });
+    let operations = {
+        let shared = Arc::clone(&shared);
+        let in_force = Box::new(move || shared.live() as Arc<dyn InForce>);
+        let reload = reloader.clone().map(|reloader| Box::new(move || reloader.reload()) as _);
+        Rc::new(rooms.operations(in_force, reload))
+    };
+    tokio::task::spawn_local(socket::serve(admin_socket, operations));
+    if let Some(reloader) = &reloader {
+        tokio::task::spawn_local(Rc::clone(reloader).watch());
+    }
+    tokio::task::spawn_local(look_after(Rc::clone(&state), Arc::clone(&rooms.store), rooms.hashers.clone()));
+
+    let workers = Workers::start(listeners, &shared).map_err(system("the workers can't be started"))?;
+    tracing::info!(
+        listen = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        workers = config.server.workers,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+    ready(&addresses);
+    notify(&[sd_notify::NotifyState::Ready]);
+
+    signals.wait(reloader.as_deref()).await;
+    let stopped = take_down(&shared, workers, &mut signals).await;
+    if let Err(error) = rooms.store.close().await {
+        tracing::error!(%error, "the store could not be closed in order");
+    }
+    // The socket's file goes last: until here a command was answered by this process.
+    let _ = std::fs::remove_file(socket::path(&config.data_dir));
+    telemetry.access.close();
+    Ok(stopped)
+}
+
+/// A port may still be held by the process that this one replaces, for the moment that its end takes.
+async fn open_listeners(config: &Config) -> Result<Listeners, StartError> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut waited = Duration::ZERO;
+    loop {
+        match Listeners::open(&config.server.listen, config.server.workers) {
+            Err(ListenError::InUse { .. }) if waited < PATIENCE / 5 => {
+                tokio::time::sleep(PAUSE).await;
+                waited += PAUSE;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+async fn take_down(shared: &Arc<Shared>, workers: Workers, signals: &mut Signals) -> Stopped {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let limit = shared.live().config.server.drain;
+    tracing::info!(connections = workers.connections(), tunnels = shared.tunnels(), "draining");
+    shared.drain();
+    tokio::select! {
+        whole = workers.drain(limit) => {
+            if whole {
+                tracing::info!("drained");
+                Stopped::Whole
+            } else {
+                tracing::warn!("server.drain ran out; what was still running was cut");
+                Stopped::Cut
+            }
+        }
+        () = signals.stop() => {
+            tracing::warn!("a second signal: ending at once");
+            Stopped::Cut
+        }
+    }
+}
+
+/// Tells the service manager, where there is one.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, StartError> {
+        let catch = |kind| signal(kind).map_err(system("signals can't be caught"));
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hang_up: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for the signal that ends the process; reloads at each SIGHUP until then.
+    async fn wait(&mut self, reloader: Option<&Reloader>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    if let Some(reloader) = reloader {
+                        notify(&[sd_notify::NotifyState::Reloading]);
+                        // Reported where it is done.
+                        let _ = reloader.reload();
+                        notify(&[sd_notify::NotifyState::Ready]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The health probes of the configuration in force.
+#[derive(Default)]
+struct Probing(Option<JoinHandle<()>>);
+
+impl Probing {
+    fn start(&mut self, live: &Arc<Live>, clock: &Clock) {
+        let probe = Arc::clone(&live.health).probe(clock.clone());
+        if let Some(before) = self.0.replace(tokio::task::spawn_local(probe)) {
+            before.abort();
+        }
+    }
+}
+
+/// What the admin listener tells.
+struct State {
+    shared: Arc<Shared>,
+    store_problem: RefCell<Option<String>>,
+}
+
+impl Report for State {
+    fn reasons(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let mut add = |code, detail| reasons.push(Reason { code, detail });
+        if self.shared.is_draining() {
+            add("draining", String::from("the process is on its way out"));
+        }
+        if !self.shared.revocations().is_ready() {
+            add("starting", String::from("the revocation log has not been read yet"));
+        }
+        if let Some(problem) = &*self.store_problem.borrow() {
+            add("store_unreachable", problem.clone());
+        }
+        let live = self.shared.live();
+        let staleness = self.shared.staleness();
+        if staleness > live.config.store.max_staleness.as_secs() {
+            add("stale", format!("the revocation log was last heard of {staleness} s ago"));
+        }
+        for name in live.health.unreachable(self.shared.clock().instant()) {
+            add("upstream_unreachable", format!("no URL of upstream {name:?} can be reached"));
+        }
+        reasons
+    }
+
+    fn metrics(&self) -> String {
+        self.shared.telemetry().metrics.text()
+    }
+}
+
+/// Once a second: the store's health, what has expired, and gauges.
+async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::accounts::hashing::HashPool) {
+    const EVERY: Duration = Duration::from_secs(1);
+    let shared = &state.shared;
+    let metrics = &shared.telemetry().metrics;
+    loop {
+        let health = store.health().await;
+        let now = shared.clock().unix_seconds();
+        if health.is_ok() {
+            // An embedded store has one writer, this process: what it acknowledged, the followers have been told.
+            shared.heard(now);
+        }
+        let problem = health.err().map(|error| error.to_string());
+        match (&*state.store_problem.borrow(), &problem) {
+            (None, Some(problem)) => tracing::error!(%problem, "the store takes no changes"),
+            (Some(_), None) => tracing::info!("the store takes changes again"),
+            _ => {}
+        }
+        metrics.store_up(problem.is_none());
+        *state.store_problem.borrow_mut() = problem;
+        shared.revocations().forget_expired(now);
+        metrics.live_revocations(shared.revocations().len());
+        metrics.revocation_lag(shared.staleness());
+        metrics.hash_queue(hashers.waiting());
+        shared.telemetry().access.flush();
+        tokio::time::sleep(EVERY).await;
+    }
+}

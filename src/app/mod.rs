@@ -1,0 +1,209 @@
+//! The composition root: the only file that knows every room.
+//!
+//! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`with_operations`] puts together as much
+//! as the account and session commands need when no server runs.
+
+mod control;
+mod reload;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::accounts::Accounts;
+use crate::accounts::hashing::HashPool;
+use crate::admin::command::{Command, Outcome};
+use crate::admin::operations::{InForce, Operations};
+use crate::auth::keys::{KeyError, KeyRing};
+use crate::auth::revocation::Revocations;
+use crate::auth::session::Sessions;
+use crate::clock::Clock;
+use crate::config::{Config, StoreKind};
+use crate::gate::{Live, LiveError};
+use crate::server::ListenError;
+use crate::store::{Sled, SledOptions, Store, StoreError};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::audit::Audit;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{LevelError, Telemetry};
+
+pub use self::control::{Stopped, serve};
+
+/// Why a gateway did not start. Each names what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error("{folder}: the data folder can't be used")]
+    DataDir {
+        /// `data_dir`.
+        folder: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The log level.
+    #[error(transparent)]
+    Level(#[from] LevelError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A listening address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Keys or policy tests.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// The admin listener.
+    #[error("admin.listen {address} can't be opened")]
+    Admin {
+        /// `admin.listen`.
+        address: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Threads, sockets, the audit file.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// Accounts, sessions and what they stand on.
+struct Rooms {
+    clock: Clock,
+    store: Arc<dyn Store>,
+    revocations: Arc<Revocations>,
+    accounts: Accounts,
+    sessions: Arc<Sessions>,
+    hashers: HashPool,
+    telemetry: Telemetry,
+}
+
+/// How long a starting server waits for a command that holds the folder.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Logins that may wait for a free hashing thread; at bcrypt cost 12 about seven seconds' worth for each thread.
+const HASH_QUEUE_PER_THREAD: usize = 32;
+
+impl Rooms {
+    /// Opens the store and reads the revocation log. `beside_dump`: an empty store beside a dump is what is wanted, for
+    /// the dump is about to be restored into it.
+    async fn furnish(
+        config: &Config, clock: Clock, telemetry: Telemetry, beside_dump: bool,
+    ) -> Result<Self, StartError> {
+        make_private_folder(&config.data_dir)
+            .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
+        let store = match config.store.kind {
+            StoreKind::Sled => {
+                let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
+                // Blocks, which is fine: nothing is served yet.
+                let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+                store
+            }
+        };
+        let revocations = Arc::new(Revocations::default());
+        store.follow(Arc::clone(&revocations) as _).await?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = cores.saturating_sub(1).max(1);
+        let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
+            .map_err(system("the threads that hash passwords can't be started"))?;
+        let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
+        let sessions =
+            Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
+        Ok(Self { clock, store, revocations, accounts, sessions, hashers, telemetry })
+    }
+
+    fn operations(
+        &self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Box<dyn Fn() -> Result<(), String>>>,
+    ) -> Operations {
+        Operations {
+            accounts: self.accounts.clone(),
+            sessions: Arc::clone(&self.sessions),
+            store: Arc::clone(&self.store),
+            revocations: Arc::clone(&self.revocations),
+            clock: self.clock.clone(),
+            in_force,
+            reload,
+        }
+    }
+}
+
+/// The folder, for its owner only. One that exists and is open to others is closed.
+fn make_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mode = fs::metadata(folder)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn telemetry(config: &Config, clock: &Clock, access: bool) -> Result<Telemetry, StartError> {
+    let metrics = Metrics::default();
+    let audit = match &config.log.audit_file {
+        Some(path) => Audit::to_file(clock.clone(), path).map_err(system("log.audit_file can't be opened"))?,
+        None if access => Audit::with_log(clock.clone()),
+        // A command's output is its own; what it changes is in the server's log only when a server runs.
+        None => Audit::silent(clock.clone()),
+    };
+    let access = AccessLog::start(clock.clone(), metrics.clone(), config.log.format, access && config.log.access)
+        .map_err(system("the access log can't be started"))?;
+    Ok(Telemetry { access, audit, metrics })
+}
+
+impl InForce for Live {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn ring(&self) -> Result<&KeyRing, String> {
+        Ok(&self.ring)
+    }
+}
+
+/// A configuration without a server. Commands that need no key work without one.
+struct Alone {
+    config: Config,
+    ring: Result<KeyRing, KeyError>,
+}
+
+impl InForce for Alone {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn ring(&self) -> Result<&KeyRing, String> {
+        self.ring.as_ref().map_err(ToString::to_string)
+    }
+}
+
+/// Carries out one command in this process, with the store opened and closed around it.
+pub fn alone(config: Config, command: Command) -> Result<Outcome, StartError> {
+    let clock = Clock::system();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("the runtime can't be started"))?;
+    let restoring = matches!(command, Command::StoreRestore { .. });
+    runtime.block_on(async {
+        let telemetry = telemetry(&config, &clock, false)?;
+        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, restoring).await?;
+        let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
+        let alone: Arc<dyn InForce> = Arc::new(Alone { config, ring });
+        let operations = rooms.operations(Box::new(move || Arc::clone(&alone)), None);
+        let outcome = operations.carry_out(command).await;
+        rooms.store.close().await?;
+        Ok(outcome)
+    })
+}

@@ -1,0 +1,114 @@
+//! `doorward demo`: `protect` in front of a small built-in backend that shows what it learns of the person.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::arguments::{Demo, Place};
+use super::output::Output;
+use super::{Done, Failure, protect};
+
+pub(super) fn run(arguments: &Demo, place: &Place, output: &mut Output) -> Done {
+    if place.config.is_some() {
+        return Err(Failure::usage("`demo` needs no --config"));
+    }
+    let url = start_backend().map_err(|error| Failure::failed(format!("the built-in backend can't start: {error}")))?;
+    let Some(folder) = &place.data else {
+        let folder = Temporary::new()?;
+        return protect::protect(&folder.0, &arguments.listen, &url, &[], output);
+    };
+    protect::protect(folder, &arguments.listen, &url, &[], output)
+}
+
+/// A folder that is gone after the demo.
+struct Temporary(std::path::PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("doorward-demo-{}", uuid::Uuid::now_v7()));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What can't be removed now is cleared with the rest of the temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Serves the built-in backend on a free loopback port from a thread of its own, and returns its URL.
+fn start_backend() -> std::io::Result<String> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(String::from("demo-backend")).spawn(move || {
+        runtime.block_on(async move {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            while let Ok((stream, _)) = listener.accept().await {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service_fn(|request| async move { show(&request) }));
+                // A connection that breaks off is the gateway's to report.
+                tokio::spawn(async move { drop(connection.await) });
+            }
+        });
+    })?;
+    Ok(url)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the signature that hyper wants")]
+fn show(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut rows = String::new();
+    for (name, value) in request.headers() {
+        let identity = name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("remote-");
+        let class = if identity { " class=\"identity\"" } else { "" };
+        let value = escape(&String::from_utf8_lossy(value.as_bytes()));
+        // Writing to a String can't fail.
+        let _ = write!(rows, "<tr{class}><th scope=\"row\">{}</th><td>{value}</td></tr>", escape(name.as_str()));
+    }
+    let name = |header: &str| {
+        request.headers().get(header).map(|value| escape(&String::from_utf8_lossy(value.as_bytes())))
+    };
+    let person = name("x-forwarded-preferred-username").unwrap_or_else(|| String::from("nobody"));
+    let page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Doorward demo</title>\
+         <style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;\
+         padding:0 1rem}}table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.35rem .6rem;\
+         border-bottom:1px solid #8884;overflow-wrap:anywhere;vertical-align:top}}.identity{{background:#3a82}}</style>\
+         <h1>Hello, {person}</h1><p>This page is the application behind the login. It has no login of its own; this is \
+         what it was told with your request. The marked lines can be trusted: what a browser sends under these names \
+         never gets here.</p><table>{rows}</table>\
+         <p><a href=\"/account\">Your account</a> · <a href=\"/logout\">Sign out</a></p></html>"
+    );
+    let mut response = Response::new(Full::new(Bytes::from(page)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    Ok(response)
+}
+
+fn escape(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
+        match character {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '"' => out.push_str("&quot;"),
+            other => out.push(other),
+        }
+        out
+    })
+}

@@ -1,0 +1,373 @@
+//! From the file to what was meant: every key is read, every problem is reported.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::reader::{Place, Problem, Report, Section};
+use super::routes;
+use super::secrets::{self, Environment};
+use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
+use super::{
+    Admin, Algorithm, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie, Server,
+    Store, StoreKind, Token,
+};
+
+/// Reads and checks a file. `environment` looks environment variables up.
+pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Problem>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        vec![Problem {
+            file: path.to_owned(),
+            line: 1,
+            column: 1,
+            key: String::new(),
+            message: format!("the file can't be read: {error}"),
+        }]
+    })?;
+    parse(&text, path, environment)
+}
+
+/// Checks the text of a file. Relative paths in it are relative to the file's folder.
+pub fn parse(text: &str, origin: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Problem>> {
+    let report = Report::new(origin, text);
+    let table = match DeTable::parse(text) {
+        Ok(table) => table,
+        Err(error) => {
+            let place = error.span().unwrap_or(0..0);
+            report.problem(&place, "", format!("this is no TOML: {}", error.message().replace('\n', ", ")));
+            return Err(report.finish().0);
+        }
+    };
+    let folder = origin.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let reading = Reading { folder, environment };
+    let root = Section::new(&report, String::new(), Some(table.get_ref()), 0..0);
+    let mut config = reading.whole(root);
+    config.source = Some(origin.to_owned());
+    drop(table);
+    let (problems, warnings) = report.finish();
+    if problems.is_empty() {
+        config.warnings = warnings;
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+/// What reading needs beside the text.
+pub(super) struct Reading<'e> {
+    folder: PathBuf,
+    environment: &'e Environment<'e>,
+}
+
+impl Reading<'_> {
+    fn path(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    /// A file that a key names; `None` where the key is missing or empty.
+    pub(super) fn file(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Place)> {
+        section.text(key).filter(|text| !text.text.is_empty()).map(|text| (self.path(&text.text), text.place))
+    }
+
+    fn whole(&self, root: Section<'_>) -> Config {
+        let data_dir = self.path(&root.text_or("data_dir", "/var/lib/doorward"));
+        let server = server(root.section("server"));
+        let admin = admin(root.section("admin"), &server);
+        let store = self.store(root.section("store"));
+        let token = self.token(root.section("token"));
+        let cookie = cookie(root.section("cookie"));
+        let login = login(root.section("login"));
+        let portal_prefix = portal(root.section("portal"));
+        let identity = super::identity::read(root.section("identity"));
+        let upstreams = routes::upstreams(self, root.section("upstream"), &server);
+        let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
+        let tests = routes::tests(&root);
+        let log = self.log(root.section("log"));
+        root.close();
+        Config {
+            source: None,
+            data_dir,
+            server,
+            admin,
+            store,
+            token,
+            cookie,
+            login,
+            portal_prefix,
+            identity,
+            upstreams,
+            routes: read_routes,
+            tests,
+            log,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn store(&self, section: Section<'_>) -> Store {
+        if section.text("kind").is_some_and(|kind| kind.text == "postgres") {
+            not_built(&section, "kind", "PostgreSQL");
+        } else {
+            section.choice("kind", &[("sled", StoreKind::Sled), ("postgres", StoreKind::Sled)], StoreKind::Sled);
+        }
+        if self.file(&section, "url_file").is_some() {
+            not_built(&section, "url_file", "PostgreSQL");
+        }
+        section.integer("pool_size", 8, 1..=1000);
+        let store = Store {
+            kind: StoreKind::Sled,
+            max_staleness: span(&section, "max_staleness", "10s", "1s", "1d"),
+            on_stale: section.choice(
+                "on_stale",
+                &[("serve", OnStale::Serve), ("refuse", OnStale::Refuse)],
+                OnStale::Serve,
+            ),
+            timeout: span(&section, "timeout", "2s", "10ms", "5m"),
+        };
+        section.close();
+        store
+    }
+
+    fn token(&self, section: Section<'_>) -> Token {
+        let algorithm = section.choice(
+            "algorithm",
+            &[("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa), ("ES256", Algorithm::Es256)],
+            Algorithm::Hs256,
+        );
+        let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
+        let previous_keys = secrets::previous_keys(&section, &|text| self.path(text));
+        let issuer = section.text_or("issuer", "doorward");
+        if issuer.is_empty() || issuer.len() > 255 || issuer.chars().any(char::is_control) {
+            section.problem(&section.place_of("issuer"), "issuer", "must be 1 to 255 characters without control characters");
+        }
+        let lifetime = span(&section, "lifetime", "7d", "1m", "3660d");
+        let max_lifetime = span(&section, "max_lifetime", "30d", "0s", "36600d");
+        let half = Span::from(lifetime / 2);
+        let refresh_below = section.parsed("refresh_below", half).duration();
+        if refresh_below >= lifetime {
+            let place = section.place_of("refresh_below");
+            section.problem(&place, "refresh_below", "must be shorter than token.lifetime; half of it is the default");
+        }
+        if !max_lifetime.is_zero() && max_lifetime < lifetime {
+            let place = section.place_of(if section.has("max_lifetime") { "max_lifetime" } else { "lifetime" });
+            section.problem(&place, "max_lifetime", "must be at least token.lifetime, or \"0s\" for no limit");
+        }
+        section.close();
+        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime }
+    }
+
+    fn log(&self, section: Section<'_>) -> Log {
+        let format =
+            section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], LogFormat::Json);
+        let level = section.text_or("level", "info");
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+            let place = section.place_of("level");
+            section.problem(&place, "level", format!("{error}; write \"error\", \"warn\", \"info\", \"debug\" or \"trace\""));
+        }
+        let access = section.boolean("access", true);
+        let audit_file = self.file(&section, "audit_file").map(|(path, _)| path);
+        section.close();
+        Log { format, level, access, audit_file }
+    }
+}
+
+/// Refuses by name what a later version brings.
+fn not_built(section: &Section<'_>, key: &'static str, what: &str) {
+    let place = section.place_of(key);
+    section.problem(&place, key, format!("{what} is not built yet; remove this key"));
+}
+
+/// A duration with its default and its bounds.
+pub(super) fn span(section: &Section<'_>, key: &'static str, default: &str, least: &str, most: &str) -> Duration {
+    // The texts are ours and right; a slip would show in the test that loads the defaults.
+    let own = |text: &str| text.parse::<Span>().unwrap_or(Span::from(Duration::ZERO)).duration();
+    let value = section.parsed(key, Span::from(own(default))).duration();
+    if value < own(least) || value > own(most) {
+        let place = section.place_of(key);
+        section.problem(&place, key, format!("is out of range; write something from \"{least}\" to \"{most}\""));
+        return own(default);
+    }
+    value
+}
+
+fn server(section: Section<'_>) -> Server {
+    let mut listen: Vec<Listen> = Vec::new();
+    let texts = section.texts("listen");
+    for text in &texts {
+        match text.text.parse::<Listen>() {
+            Ok(place) if listen.contains(&place) => {
+                section.problem(&text.place, "listen", format!("{:?} is named twice", text.text));
+            }
+            Ok(place) => listen.push(place),
+            Err(error) => section.problem(&text.place, "listen", error.to_string()),
+        }
+    }
+    if texts.is_empty() {
+        if section.has("listen") {
+            section.problem(&section.place_of("listen"), "listen", "is empty; write for example [\"127.0.0.1:8080\"]");
+        }
+        listen.push(Listen::Tcp(([127, 0, 0, 1], 8080).into()));
+    }
+    let workers = match section.integer("workers", 0, 0..=1024) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => usize::try_from(workers).unwrap_or(1),
+    };
+    if section.boolean("h2c", false) {
+        not_built(&section, "h2c", "HTTP/2 without TLS");
+    }
+    let mut trusted_proxies = Vec::new();
+    for text in section.texts("trusted_proxies") {
+        match text.text.parse::<Network>() {
+            Ok(network) => trusted_proxies.push(network.0),
+            Err(error) => section.problem(&text.place, "trusted_proxies", error.to_string()),
+        }
+    }
+    let drain = span(&section, "drain", "30s", "0s", "1d");
+    if section.has("tls") {
+        not_built(&section, "tls", "TLS on the listener");
+    }
+    let limits = limits(section.section("limits"));
+    section.close();
+    Server { listen, workers, trusted_proxies, drain, limits }
+}
+
+fn limits(section: Section<'_>) -> Limits {
+    let max_header_bytes = section.parsed("max_header_bytes", ByteSize(32 * 1024)).0;
+    // Below 4 KiB no token fits beside an ordinary browser's head; above 1 MiB nobody's head is honest.
+    let max_header_bytes = if (4 * 1024..=1024 * 1024).contains(&max_header_bytes) {
+        max_header_bytes
+    } else {
+        section.problem(
+            &section.place_of("max_header_bytes"),
+            "max_header_bytes",
+            "is out of range; write something from \"4KiB\" to \"1MiB\"",
+        );
+        32 * 1024
+    };
+    let integer = |key, default, range| usize::try_from(section.integer(key, default, range)).unwrap_or(usize::MAX);
+    let limits = Limits {
+        header_timeout: span(&section, "header_timeout", "10s", "100ms", "10m"),
+        idle_timeout: span(&section, "idle_timeout", "75s", "100ms", "1d"),
+        max_headers: integer("max_headers", 100, 16..=1000),
+        max_header_bytes,
+        body_timeout: span(&section, "body_timeout", "60s", "100ms", "1d"),
+        max_connections: integer("max_connections", 10_000, 1..=1_000_000),
+    };
+    section.close();
+    limits
+}
+
+fn admin(section: Section<'_>, server: &Server) -> Admin {
+    let listen = match section.text("listen") {
+        None => Some(([127, 0, 0, 1], 9180).into()),
+        Some(text) if text.text.is_empty() => None,
+        Some(text) => match address(&text.text) {
+            Ok(address) => Some(address),
+            Err(error) => {
+                section.problem(&text.place, "listen", error.to_string());
+                None
+            }
+        },
+    };
+    if listen.is_some_and(|address| address.port() != 0 && server.listen.contains(&Listen::Tcp(address))) {
+        section.problem(&section.place_of("listen"), "listen", "is one of server.listen; the admin listener needs its own");
+    }
+    section.close();
+    Admin { listen }
+}
+
+fn cookie(section: Section<'_>) -> Cookie {
+    let name = section.text_or("name", "access_token");
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token) {
+        section.problem(&section.place_of("name"), "name", "must be 1 to 64 letters, digits, \"-\" or \"_\"");
+    }
+    let domain = section.text_or("domain", "").trim_start_matches('.').to_ascii_lowercase();
+    let is_domain = domain.split('.').all(|label| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    });
+    if !domain.is_empty() && (!is_domain || !domain.contains('.') || domain.parse::<std::net::IpAddr>().is_ok()) {
+        let place = section.place_of("domain");
+        section.problem(&place, "domain", "must be a domain such as \"example.com\", or \"\" for this host only");
+    }
+    let path = section.text_or("path", "/");
+    if !path.starts_with('/') || path.bytes().any(|byte| byte == b';' || byte.is_ascii_control() || !byte.is_ascii()) {
+        section.problem(&section.place_of("path"), "path", "must begin with \"/\" and hold no \";\"");
+    }
+    let secure = secure(&section);
+    let same_site = section.choice(
+        "same_site",
+        &[("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)],
+        SameSite::Lax,
+    );
+    if same_site == SameSite::None && secure != SecureCookie::Always {
+        let place = section.place_of("same_site");
+        section.problem(&place, "same_site", "\"none\" needs secure = true: browsers drop the cookie otherwise");
+    }
+    if name.starts_with("__Host-") && (!domain.is_empty() || path != "/" || secure != SecureCookie::Always) {
+        let place = section.place_of("name");
+        section.problem(&place, "name", "__Host- needs secure = true, path = \"/\" and no domain: browsers drop the cookie otherwise");
+    }
+    if name.starts_with("__Secure-") && secure != SecureCookie::Always {
+        section.problem(&section.place_of("name"), "name", "__Secure- needs secure = true");
+    }
+    section.close();
+    Cookie { name, domain, path, secure, same_site }
+}
+
+/// `true`, `false` or `"auto"`.
+fn secure(section: &Section<'_>) -> SecureCookie {
+    if section.is_text("secure") {
+        return section.choice("secure", &[("auto", SecureCookie::Auto)], SecureCookie::Auto);
+    }
+    if !section.has("secure") {
+        return SecureCookie::Auto;
+    }
+    if section.boolean("secure", true) { SecureCookie::Always } else { SecureCookie::Never }
+}
+
+fn login(section: Section<'_>) -> Login {
+    let bcrypt_cost = u32::try_from(section.integer("bcrypt_cost", 12, 4..=16)).unwrap_or(12);
+    if bcrypt_cost < 10 {
+        let place = section.place_of("bcrypt_cost");
+        let key = section.full("bcrypt_cost");
+        section.report().warning(&place, &key, "under 10 is for tests: a stolen store is soon read");
+    }
+    let mut redirect_hosts = Vec::new();
+    for text in section.texts("redirect_hosts") {
+        match text.text.parse::<RedirectHost>() {
+            Ok(host) => redirect_hosts.push(host.0),
+            Err(error) => section.problem(&text.place, "redirect_hosts", error.to_string()),
+        }
+    }
+    let title = section.text_or("title", "Sign in");
+    if title.is_empty() || title.chars().count() > 100 {
+        section.problem(&section.place_of("title"), "title", "must be 1 to 100 characters");
+    }
+    let login = Login {
+        bcrypt_cost,
+        max_attempts: u32::try_from(section.integer("max_attempts", 5, 1..=1000)).unwrap_or(5),
+        window: span(&section, "window", "5m", "1s", "30d"),
+        min_password_length: usize::try_from(section.integer("min_password_length", 8, 1..=256)).unwrap_or(8),
+        redirect_hosts,
+        title,
+    };
+    section.close();
+    login
+}
+
+fn portal(section: Section<'_>) -> String {
+    let prefix = match section.text("prefix") {
+        Some(prefix) if !prefix.text.is_empty() => match prefix.text.parse::<PathPrefix>() {
+            Ok(path) if path.0 == "/" => String::new(),
+            Ok(path) => path.0,
+            Err(error) => {
+                section.problem(&prefix.place, "prefix", error.to_string());
+                String::new()
+            }
+        },
+        _ => String::new(),
+    };
+    section.close();
+    prefix
+}

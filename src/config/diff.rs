@@ -1,0 +1,39 @@
+//! What a reload can't change. Taken apart field by field, so that a new key can't be forgotten.
+
+use super::{Config, Server};
+
+/// The keys whose change waits for a restart.
+#[must_use]
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let Config {
+        source: _,
+        data_dir,
+        server: Server { listen, workers, trusted_proxies: _, drain: _, limits },
+        admin,
+        store,
+        token: _,
+        cookie: _,
+        login: _,
+        portal_prefix: _,
+        identity: _,
+        upstreams: _,
+        routes: _,
+        tests: _,
+        log,
+        warnings: _,
+    } = old;
+    let mut keys = Vec::new();
+    let mut note = |changed: bool, key| {
+        if changed {
+            keys.push(key);
+        }
+    };
+    note(*data_dir != new.data_dir, "data_dir");
+    note(*listen != new.server.listen, "server.listen");
+    note(*workers != new.server.workers, "server.workers");
+    note(limits.max_connections != new.server.limits.max_connections, "server.limits.max_connections");
+    note(*admin != new.admin, "admin.listen");
+    note(*store != new.store, "store");
+    note(*log != new.log, "log");
+    keys
+}

@@ -1,0 +1,293 @@
+//! `[upstream.NAME]`, `[[route]]` and `[[test]]`.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+
+use super::check::{Reading, span};
+use super::reader::{Section, Text};
+use super::units::{PathPrefix, canonical_username};
+use super::{Access, Expectation, HostPattern, Listen, PolicyTest, Route, Server, Upstream, UpstreamHost, UpstreamUrl};
+
+pub(super) fn upstreams(reading: &Reading<'_>, section: Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
+    let mut upstreams = BTreeMap::new();
+    for (name, one) in section.named() {
+        let mut urls = Vec::new();
+        let texts = one.texts("urls");
+        for text in &texts {
+            match text.text.parse::<UpstreamUrl>() {
+                Ok(url) if is_ourselves(&url, server) => {
+                    one.problem(&text.place, "urls", "is one of server.listen: Doorward would forward to itself");
+                }
+                Ok(url) if urls.contains(&url) => one.problem(&text.place, "urls", "is named twice"),
+                Ok(url) => urls.push(url),
+                Err(error) => one.problem(&text.place, "urls", error.to_string()),
+            }
+        }
+        if texts.is_empty() {
+            let place = one.place_of("urls");
+            one.problem(&place, "urls", "is missing; write for example urls = [\"http://127.0.0.1:9000\"]");
+        }
+        let host = match one.text("host") {
+            None => UpstreamHost::Preserve,
+            Some(text) => match text.text.as_str() {
+                "preserve" => UpstreamHost::Preserve,
+                "upstream" => UpstreamHost::Upstream,
+                _ => fixed_host(&one, &text),
+            },
+        };
+        let health_path = one.text("health_path").filter(|text| !text.text.is_empty()).and_then(|text| {
+            let good = text.text.starts_with('/') && text.text.bytes().all(|byte| byte.is_ascii_graphic());
+            if !good {
+                one.problem(&text.place, "health_path", "must be a path such as \"/healthz\"");
+            }
+            good.then_some(text.text)
+        });
+        let upstream = Upstream {
+            name: name.text.clone(),
+            urls,
+            host,
+            connect_timeout: span(&one, "connect_timeout", "5s", "10ms", "5m"),
+            response_timeout: span(&one, "response_timeout", "60s", "10ms", "1d"),
+            health_path,
+            ca_file: ca_file(reading, &one),
+            forward_token: one.boolean("forward_token", false),
+        };
+        one.close();
+        upstreams.insert(name.text, upstream);
+    }
+    upstreams
+}
+
+fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
+    let (name, port) = match text.text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().map(Some).map_err(drop)),
+        _ => (text.text.as_str(), Ok(None)),
+    };
+    if port.is_err() || !matches!(name.parse(), Ok(HostPattern::Exact(_))) {
+        section.problem(&text.place, "host", "must be \"preserve\", \"upstream\" or a host such as \"app.internal\"");
+    }
+    UpstreamHost::Fixed(text.text.clone())
+}
+
+fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
+    use rustls_pki_types::pem::PemObject as _;
+    let (path, place) = reading.file(section, "ca_file")?;
+    let certificates = rustls_pki_types::CertificateDer::pem_file_iter(&path)
+        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => {}
+        Ok(_) => section.problem(&place, "ca_file", format!("{} holds no certificate in PEM", path.display())),
+        Err(error) => section.problem(&place, "ca_file", format!("{} can't be read: {error}", path.display())),
+    }
+    Some(path)
+}
+
+fn is_ourselves(url: &UpstreamUrl, server: &Server) -> bool {
+    server.listen.iter().any(|listen| match (url, listen) {
+        (UpstreamUrl::Http { host, port } | UpstreamUrl::Https { host, port }, Listen::Tcp(address)) => {
+            let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            let same_host = *host == address.ip().to_string()
+                || (loopback && (address.ip().is_loopback() || address.ip().is_unspecified()));
+            same_host && *port == address.port() && *port != 0
+        }
+        (UpstreamUrl::Unix(path), Listen::Unix(own)) => path == own,
+        _ => false,
+    })
+}
+
+/// Who may pass.
+struct Lists {
+    groups: Vec<String>,
+    users: Vec<String>,
+}
+
+pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>, portal_prefix: &str) -> Vec<Route> {
+    let sections = root.sections("route");
+    if sections.is_empty() {
+        let place = root.place.clone();
+        root.report().problem(&place, "route", "there is none; write for example:\n  [[route]]\n  path = \"/\"\n  upstream = \"app\"");
+    }
+    let mut routes: Vec<(Route, usize)> = Vec::new();
+    for section in sections {
+        let line = section.report().line(&section.place);
+        let place = section.place.clone();
+        let host = section.parsed("host", HostPattern::Any);
+        let path = section.parsed("path", PathPrefix(String::from("/"))).0;
+        let route = Route {
+            name: String::new(),
+            exact: section.boolean("exact", false),
+            methods: methods(&section),
+            access: section.choice(
+                "access",
+                &[
+                    ("required", Access::Required),
+                    ("optional", Access::Optional),
+                    ("public", Access::Public),
+                    ("deny", Access::Deny),
+                ],
+                Access::Required,
+            ),
+            groups: Vec::new(),
+            users: Vec::new(),
+            api: section.boolean("api", false),
+            strip_prefix: strip_prefix(&section, &path),
+            upstream: section.text("upstream").map(|text| {
+                if !upstreams.contains_key(&text.text) {
+                    let known: Vec<&str> = upstreams.keys().map(String::as_str).collect();
+                    let known = if known.is_empty() { String::from("there is none") } else { known.join(", ") };
+                    section.problem(&text.place, "upstream", format!("there is no [upstream.{}]; known: {known}", text.text));
+                }
+                text.text
+            }),
+            host,
+            path,
+        };
+        let lists = lists(&section, route.access);
+        let route = Route { name: named(&route), groups: lists.groups, users: lists.users, ..route };
+        if route.upstream.is_none() && route.access != Access::Deny {
+            section.problem(&section.place, "upstream", "is missing; only a route with access = \"deny\" needs none");
+        }
+        section.close();
+        let report = root.report();
+        for (other, other_line) in &routes {
+            if let Some(why) = clash(&route, other) {
+                report.problem(&place, "route", format!("{why} as the route of line {other_line}; remove or change one"));
+            }
+        }
+        let endpoints = ["/login", "/check", "/logout", "/account"];
+        if endpoints.iter().any(|endpoint| route.path == format!("{portal_prefix}{endpoint}")) {
+            report.warning(&place, "route.path", format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path));
+        }
+        routes.push((route, line));
+    }
+    routes.into_iter().map(|(route, _)| route).collect()
+}
+
+/// As logs, metrics and `explain` call it.
+fn named(route: &Route) -> String {
+    let host = match &route.host {
+        HostPattern::Any => String::from("*"),
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(parent) => format!("*.{parent}"),
+    };
+    let exact = if route.exact { "=" } else { "" };
+    let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
+    let methods = if methods.is_empty() { String::new() } else { format!(" [{}]", methods.join(",")) };
+    format!("{host}{exact}{}{methods}", route.path)
+}
+
+/// Two routes that mean the same, or that no request can tell apart.
+fn clash(one: &Route, other: &Route) -> Option<&'static str> {
+    let overlap = match (one.methods.is_empty(), other.methods.is_empty()) {
+        (true, true) => true,
+        (false, false) => one.methods.iter().any(|method| other.methods.contains(method)),
+        _ => false,
+    };
+    if one.host != other.host || !overlap || !one.path.eq_ignore_ascii_case(&other.path) {
+        None
+    } else if one.path != other.path {
+        Some("has the same path in other letter case")
+    } else if one.exact == other.exact {
+        Some("means the same requests")
+    } else {
+        None
+    }
+}
+
+fn methods(section: &Section<'_>) -> Vec<Method> {
+    let mut methods: Vec<Method> = Vec::new();
+    for text in section.texts("methods") {
+        let is_method = !text.text.is_empty() && text.text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        match text.text.parse::<Method>() {
+            Ok(Method::CONNECT | Method::TRACE) => section.problem(&text.place, "methods", format!("{} is never served", text.text)),
+            Ok(method) if is_method && !methods.contains(&method) => methods.push(method),
+            Ok(_) if is_method => section.problem(&text.place, "methods", format!("{} is named twice", text.text)),
+            _ => section.problem(&text.place, "methods", format!("{:?} is no method; write it in capitals, for example \"POST\"", text.text)),
+        }
+    }
+    methods
+}
+
+fn strip_prefix(section: &Section<'_>, path: &str) -> String {
+    let Some(text) = section.text("strip_prefix").filter(|text| !text.text.is_empty()) else { return String::new() };
+    match text.text.parse::<PathPrefix>() {
+        Ok(prefix) if prefix.0 == "/" => String::new(),
+        Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => prefix.0,
+        Ok(prefix) => {
+            section.problem(&text.place, "strip_prefix", format!("{} is no beginning of the route's path {path}", prefix.0));
+            String::new()
+        }
+        Err(error) => {
+            section.problem(&text.place, "strip_prefix", error.to_string());
+            String::new()
+        }
+    }
+}
+
+fn lists(section: &Section<'_>, access: Access) -> Lists {
+    let groups = section.texts("groups");
+    let users = section.texts("users");
+    if access != Access::Required
+        && let Some(first) = groups.first().or(users.first())
+    {
+        section.problem(&first.place, "access", "must be \"required\" where groups or users are listed");
+    }
+    for group in &groups {
+        if group.text.is_empty() || group.text.contains(',') || group.text.chars().any(char::is_control) {
+            section.problem(&group.place, "groups", "a group must not be empty or hold a comma");
+        }
+    }
+    let users = users.into_iter().map(|user| {
+        if user.text.is_empty() || user.text.chars().any(|sign| sign.is_control() || sign.is_whitespace()) {
+            section.problem(&user.place, "users", format!("{:?} can be no user name", user.text));
+        }
+        canonical_username(&user.text)
+    });
+    let users = users.collect();
+    Lists { groups: groups.into_iter().map(|group| group.text).collect(), users }
+}
+
+pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
+    root.sections("test").into_iter().filter_map(test).collect()
+}
+
+fn test(section: Section<'_>) -> Option<PolicyTest> {
+    let line = section.report().line(&section.place);
+    let request = section.text("request");
+    let user = section.text("user").map(|text| canonical_username(&text.text));
+    let groups: Vec<String> = section.texts("groups").into_iter().map(|text| text.text).collect();
+    let expect = section.has("expect").then(|| {
+        section.choice(
+            "expect",
+            &[("allow", Expectation::Allow), ("deny", Expectation::Deny), ("login", Expectation::Login)],
+            Expectation::Deny,
+        )
+    });
+    if expect.is_none() {
+        section.problem(&section.place, "expect", "is missing; write \"allow\", \"deny\" or \"login\"");
+    }
+    if user.is_none() && !groups.is_empty() {
+        section.problem(&section.place_of("groups"), "groups", "needs a user: nobody has no groups");
+    }
+    let parsed = match &request {
+        None => {
+            section.problem(&section.place, "request", "is missing; write for example \"GET https://app.example.com/admin\"");
+            None
+        }
+        Some(text) => {
+            let parsed = text.text.split_once(' ').and_then(|(method, url)| {
+                let method = method.parse::<Method>().ok()?;
+                let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+                (!rest.is_empty() && !url.contains(' ')).then(|| (method, url.to_owned()))
+            });
+            if parsed.is_none() {
+                section.problem(&text.place, "request", "must be a method and a URL, for example \"GET https://app.example.com/admin\"");
+            }
+            parsed
+        }
+    };
+    section.close();
+    let (method, url) = parsed?;
+    Some(PolicyTest { method, url, user, groups, expect: expect?, line })
+}

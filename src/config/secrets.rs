@@ -1,0 +1,175 @@
+//! Reading keys: from files that nobody else can read, or the environment.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::check::Reading;
+use super::reader::Section;
+use super::{Algorithm, KeyMaterial};
+use crate::secret::Secret;
+
+/// Looks an environment variable up.
+pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
+
+/// The shortest HS256 secret (RFC 7518 section 3.2).
+const MIN_SECRET_BYTES: usize = 32;
+/// No key file is longer.
+const MAX_KEY_BYTES: u64 = 64 * 1024;
+
+/// What signs: `secret_file` or `$JWT_SECRET` for HS256, `private_key_file` for the others. `None`: nothing is named.
+pub(super) fn signing_key(
+    reading: &Reading<'_>, section: &Section<'_>, algorithm: Algorithm, environment: &Environment<'_>,
+) -> Option<KeyMaterial> {
+    let secret_file = reading.file(section, "secret_file");
+    let private_key_file = reading.file(section, "private_key_file");
+    let (key, file, other) = match algorithm {
+        Algorithm::Hs256 => ("secret_file", secret_file, private_key_file.map(|(_, place)| ("private_key_file", place))),
+        Algorithm::EdDsa | Algorithm::Es256 => {
+            ("private_key_file", private_key_file, secret_file.map(|(_, place)| ("secret_file", place)))
+        }
+    };
+    if let Some((other, place)) = other {
+        section.problem(&place, other, format!("is not for token.algorithm {:?}; use {key}", name(algorithm)));
+    }
+    if let Some((path, place)) = file {
+        let read = read(&path).and_then(|bytes| material(path.display().to_string(), algorithm, bytes));
+        return match read {
+            Ok(material) => Some(material),
+            Err(message) => {
+                section.problem(&place, key, message);
+                None
+            }
+        };
+    }
+    let secret = (algorithm == Algorithm::Hs256).then(|| environment("JWT_SECRET")).flatten().filter(|text| !text.is_empty())?;
+    match material(String::from("$JWT_SECRET"), algorithm, Secret::new(secret.into_bytes())) {
+        Ok(material) => Some(material),
+        Err(message) => {
+            section.problem(&section.place, "secret_file", message);
+            None
+        }
+    }
+}
+
+/// `previous_files`: the algorithm goes by the content.
+pub(super) fn previous_keys(section: &Section<'_>, path: &dyn Fn(&str) -> PathBuf) -> Vec<KeyMaterial> {
+    let mut keys = Vec::new();
+    for text in section.texts("previous_files") {
+        let path = path(&text.text);
+        let origin = path.display().to_string();
+        let read = read(&path).and_then(|bytes| {
+            let algorithm = if is_pem(bytes.expose()) { pem_algorithm(bytes.expose())? } else { Algorithm::Hs256 };
+            material(origin, algorithm, bytes)
+        });
+        match read {
+            Ok(key) => keys.push(key),
+            Err(message) => section.problem(&text.place, "previous_files", message),
+        }
+    }
+    keys
+}
+
+/// Reads a file that only its owner can read.
+fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
+    let shown = path.display();
+    let metadata = fs::metadata(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    if !metadata.is_file() {
+        return Err(format!("{shown} is no file"));
+    }
+    let mode = metadata.permissions().mode();
+    // Kubernetes gives a mounted secret to the pod's group, which is nobody else's; the world is another matter.
+    if mode & 0o077 != 0 && !(mode & 0o077 == 0o040 && is_group_of_process(&metadata)) {
+        return Err(format!("{shown} can be read by others (mode {:04o}); run: chmod 600 {shown}", mode & 0o7777));
+    }
+    if metadata.len() > MAX_KEY_BYTES {
+        return Err(format!("{shown} is too long to be a key"));
+    }
+    fs::read(path).map(Secret::new).map_err(|error| format!("{shown} can't be read: {error}"))
+}
+
+/// Whether a file of another owner reaches this process only through its own group, as a mounted secret does.
+fn is_group_of_process(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let process = rustix::process::geteuid().as_raw();
+    metadata.uid() == 0 && process != 0 && metadata.gid() != 0
+}
+
+fn material(origin: String, algorithm: Algorithm, bytes: Secret<Vec<u8>>) -> Result<KeyMaterial, String> {
+    let bytes = match algorithm {
+        Algorithm::Hs256 => {
+            let secret = without_final_newline(bytes.expose());
+            check_secret(&origin, secret)?;
+            Secret::new(secret.to_vec())
+        }
+        Algorithm::EdDsa | Algorithm::Es256 => {
+            if !is_pem(bytes.expose()) || pem_algorithm(bytes.expose()) != Ok(algorithm) {
+                return Err(format!(
+                    "{origin} is no {} key in PEM (PKCS #8); `doorward key generate --algorithm {}` makes one",
+                    name(algorithm),
+                    name(algorithm)
+                ));
+            }
+            bytes
+        }
+    };
+    Ok(KeyMaterial { origin, algorithm, bytes })
+}
+
+fn without_final_newline(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
+}
+
+fn check_secret(origin: &str, secret: &[u8]) -> Result<(), String> {
+    const MAKE: &str = "make one with: head -c 48 /dev/urandom | base64 -w0";
+    if secret.is_empty() {
+        return Err(format!("{origin} is empty; {MAKE}"));
+    }
+    if secret.len() < MIN_SECRET_BYTES {
+        return Err(format!("{origin} holds {} bytes, at least {MIN_SECRET_BYTES} are needed; {MAKE}", secret.len()));
+    }
+    if is_pem(secret) {
+        return Err(format!("{origin} holds a PEM key, which is no HS256 secret; set token.algorithm, or {MAKE}"));
+    }
+    let mut seen = [false; 256];
+    for byte in secret {
+        if let Some(seen) = seen.get_mut(usize::from(*byte)) {
+            *seen = true;
+        }
+    }
+    let distinct = seen.iter().filter(|seen| **seen).count();
+    let lower = secret.to_ascii_lowercase();
+    let is_placeholder = ["changeme", "change-me", "change_me", "replace-me", "replaceme", "your-secret", "your_secret"]
+        .iter()
+        .any(|word| memchr::memmem::find(&lower, word.as_bytes()).is_some());
+    if distinct < 8 || is_placeholder {
+        return Err(format!("{origin} is a placeholder or repeats itself; {MAKE}"));
+    }
+    Ok(())
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    memchr::memmem::find(bytes, b"-----BEGIN ").is_some()
+}
+
+/// The algorithm of a PEM key, private or public.
+fn pem_algorithm(bytes: &[u8]) -> Result<Algorithm, String> {
+    use jsonwebtoken::{DecodingKey, EncodingKey};
+    let is_private = memchr::memmem::find(bytes, b"PRIVATE KEY-----").is_some();
+    let ed = if is_private { EncodingKey::from_ed_pem(bytes).is_ok() } else { DecodingKey::from_ed_pem(bytes).is_ok() };
+    let ec = if is_private { EncodingKey::from_ec_pem(bytes).is_ok() } else { DecodingKey::from_ec_pem(bytes).is_ok() };
+    match (ed, ec) {
+        (true, false) => Ok(Algorithm::EdDsa),
+        (false, true) => Ok(Algorithm::Es256),
+        _ => Err(String::from("is neither an Ed25519 nor a P-256 key in PEM")),
+    }
+}
+
+/// As the file writes it.
+pub(super) const fn name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Hs256 => "HS256",
+        Algorithm::EdDsa => "EdDSA",
+        Algorithm::Es256 => "ES256",
+    }
+}

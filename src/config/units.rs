@@ -1,0 +1,402 @@
+//! Units and names that a person types: durations, sizes, hosts, paths, networks.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::{HostPattern, Listen, TemplatePart, UpstreamUrl};
+
+/// Why a text is not what it should be; a sentence for a person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnitError(String);
+
+impl UnitError {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// A span of time: `90s`, `30m`, `12h`, `7d`, `250ms`, or several from large to small as in `3d12h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(Duration);
+
+impl Span {
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl FromStr for Span {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+        let wrong = || UnitError::new(format!("{text:?} is no duration; write for example \"90s\", \"30m\" or \"3d12h\""));
+        let mut rest = text;
+        let mut total = 0_u64;
+        let mut next_unit = 0;
+        if rest.is_empty() {
+            return Err(wrong());
+        }
+        while !rest.is_empty() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, after) = rest.split_at(digits);
+            let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+            let (unit, after) = after.split_at(letters);
+            let number: u64 = number.parse().map_err(|_| wrong())?;
+            let (index, millis) = UNITS
+                .iter()
+                .enumerate()
+                .skip(next_unit)
+                .find(|(_, (name, _))| *name == unit)
+                .map(|(index, (_, millis))| (index, *millis))
+                .ok_or_else(wrong)?;
+            next_unit = index + 1;
+            total = number.checked_mul(millis).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+            rest = after;
+        }
+        // A hundred years: more is a slip of the hand, and sums of two stay far from overflowing.
+        if total > 100 * 366 * 86_400_000 {
+            return Err(UnitError::new(format!("{text:?} is longer than a hundred years")));
+        }
+        Ok(Self(Duration::from_millis(total)))
+    }
+}
+
+/// A size in bytes: `512B`, `16KiB`, `1MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub usize);
+
+impl FromStr for ByteSize {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = || UnitError::new(format!("{text:?} is no size; write for example \"512B\", \"16KiB\" or \"1MiB\""));
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: usize = number.parse().map_err(|_| wrong())?;
+        let factor = match unit {
+            "B" => 1,
+            "KiB" => 1024,
+            "MiB" => 1024 * 1024,
+            "GiB" => 1024 * 1024 * 1024,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// A network in CIDR form, or a single address. Everybody's network is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+impl FromStr for Network {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match net {
+            Some(net) if net.prefix_len() == 0 => Err(UnitError::new(format!(
+                "{text:?} is everybody; name the networks of your own proxies, for example \"10.1.0.0/16\""
+            ))),
+            Some(net) => Ok(Self(net.trunc())),
+            None => Err(UnitError::new(format!("{text:?} is no network; write for example \"10.1.0.0/16\" or \"127.0.0.1\""))),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') {
+                Ok(Self::Unix(PathBuf::from(path)))
+            } else {
+                Err(UnitError::new(format!("{text:?}: write the whole path, for example \"unix:/run/doorward.sock\"")))
+            };
+        }
+        if let Some(name) = text.strip_prefix("fd:") {
+            return if name.is_empty() || name.contains(':') {
+                Err(UnitError::new(format!("{text:?}: write the socket's name, for example \"fd:http\"")))
+            } else {
+                Ok(Self::Descriptor(name.to_owned()))
+            };
+        }
+        address(text).map(Self::Tcp)
+    }
+}
+
+/// `HOST:PORT` with an address or `localhost`.
+pub(super) fn address(text: &str) -> Result<SocketAddr, UnitError> {
+    let wrong = || {
+        UnitError::new(format!(
+            "{text:?} is no address to listen on; write for example \"127.0.0.1:8080\", \"[::1]:8080\" or \"0.0.0.0:80\""
+        ))
+    };
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port.parse().map_err(|_| wrong())?)));
+    }
+    text.parse().map_err(|_| wrong())
+}
+
+impl FromStr for HostPattern {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        if text.is_empty() {
+            return Ok(Self::Any);
+        }
+        let (wildcard, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        if !name.is_ascii() {
+            return Err(UnitError::new(format!("{text:?}: write the name in its ASCII form (xn--…)")));
+        }
+        if let Some(address) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'))
+            && !wildcard
+        {
+            let address: std::net::Ipv6Addr =
+                address.parse().map_err(|_| UnitError::new(format!("{text:?} is no host")))?;
+            return Ok(Self::Exact(format!("[{address}]")));
+        }
+        let is_name = !name.is_empty()
+            && name.len() <= 253
+            && name.split('.').all(|label| {
+                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            });
+        if !is_name {
+            return Err(UnitError::new(format!(
+                "{text:?} is no host; write for example \"app.example.com\" or \"*.example.com\", without a port"
+            )));
+        }
+        Ok(if wildcard { Self::Wildcard(name) } else { Self::Exact(name) })
+    }
+}
+
+/// A path of a route: absolute, plain text, whole segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPrefix(pub String);
+
+impl FromStr for PathPrefix {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let say = |what: &str| Err(UnitError::new(format!("{text:?} {what}")));
+        if !text.starts_with('/') {
+            return say("must begin with \"/\"");
+        }
+        if let Some(sign) = text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control()) {
+            return Err(UnitError::new(format!(
+                "{text:?} holds {sign:?}; write the plain path up to a whole segment: \"/admin\" is /admin and /admin/…"
+            )));
+        }
+        if !text.is_ascii() {
+            return say("must be ASCII");
+        }
+        let trimmed = text.strip_suffix('/').unwrap_or(text);
+        if trimmed.split('/').skip(1).any(|segment| segment.is_empty() || segment.ends_with('.')) {
+            return say("holds an empty segment or one that ends with a dot");
+        }
+        Ok(Self(if trimmed.is_empty() { String::from("/") } else { trimmed.to_owned() }))
+    }
+}
+
+impl FromStr for UpstreamUrl {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = |why: &str| {
+            Err(UnitError::new(format!(
+                "{text:?} {why}; write for example \"http://127.0.0.1:9000\", \"https://app.internal\" or \"unix:/run/app.sock\""
+            )))
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') { Ok(Self::Unix(PathBuf::from(path))) } else { wrong("must give the whole path") };
+        }
+        let Ok(url) = url::Url::parse(text) else { return wrong("is no URL") };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("must not hold a user name or a password");
+        }
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return wrong("must not hold a path; use strip_prefix on the route");
+        }
+        let Some(host) = url.host_str() else { return wrong("names no host") };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default().unwrap_or(80);
+        match url.scheme() {
+            "http" => Ok(Self::Http { host, port }),
+            "https" => Ok(Self::Https { host, port }),
+            _ => wrong("has a scheme that is not served"),
+        }
+    }
+}
+
+/// A host for `redirect_hosts`: `HOST`, `*.HOST`, either with `:PORT`; lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedirectHost(pub String);
+
+impl FromStr for RedirectHost {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, Some(port)),
+            _ => (text, None),
+        };
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(UnitError::new(format!("{text:?} has no valid port")));
+        }
+        let name = match name.parse::<HostPattern>()? {
+            HostPattern::Any => return Err(UnitError::new("an empty host leads nowhere; remove it")),
+            HostPattern::Exact(name) => name,
+            HostPattern::Wildcard(name) => format!("*.{name}"),
+        };
+        Ok(Self(port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))))
+    }
+}
+
+/// A header template such as `"{username}"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<TemplatePart>);
+
+impl FromStr for Template {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        const KNOWN: &str = "{id} {username} {email} {groups} {display_name}";
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('{') {
+                let Some((name, after)) = after.split_once('}') else {
+                    return Err(UnitError::new(format!("{text:?} has a \"{{\" that nothing closes; known are {KNOWN}")));
+                };
+                parts.push(match name {
+                    "id" => TemplatePart::Id,
+                    "username" => TemplatePart::Username,
+                    "email" => TemplatePart::Email,
+                    "groups" => TemplatePart::Groups,
+                    "display_name" => TemplatePart::DisplayName,
+                    _ => return Err(UnitError::new(format!("{{{name}}} is not known; known are {KNOWN}"))),
+                });
+                rest = after;
+            } else {
+                let end = rest.find('{').unwrap_or(rest.len());
+                let (literal, after) = rest.split_at(end);
+                if literal.chars().any(|sign| sign.is_control() || sign == '}') {
+                    return Err(UnitError::new(format!("{text:?} holds a sign that no header may hold")));
+                }
+                parts.push(TemplatePart::Text(literal.to_owned()));
+                rest = after;
+            }
+        }
+        if parts.is_empty() {
+            return Err(UnitError::new(format!("is empty; known are {KNOWN}")));
+        }
+        Ok(Self(parts))
+    }
+}
+
+/// The canonical form of a user name in a list of users, as the store makes it: NFKC, lower case.
+#[must_use]
+pub(super) fn canonical_username(typed: &str) -> String {
+    let mut name: String = typed.nfkc().collect();
+    for _ in 0..4 {
+        let next: String = name.to_lowercase().nfkc().collect();
+        if next == name {
+            break;
+        }
+        name = next;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("7d", 604_800), ("3d12h", 302_400), ("0s", 0), ("1h1m1s", 3661)] {
+            assert_eq!(text.parse::<Span>().map(|span| span.duration().as_secs()), Ok(seconds), "{text}");
+        }
+        for text in ["", "7", "d", "7x", "-1s", "1.5h", "1s1h", "1h1h", "7d ", "99999999999999999999d", "200000000h"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!("16KiB".parse(), Ok(ByteSize(16_384)));
+        assert_eq!("1MiB".parse(), Ok(ByteSize(1_048_576)));
+        for text in ["", "16", "16KB", "KiB", "-1B", "99999999999999999999GiB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_paths_and_networks() {
+        assert_eq!("App.Example.com.".parse(), Ok(HostPattern::Exact(String::from("app.example.com"))));
+        assert_eq!("*.example.com".parse(), Ok(HostPattern::Wildcard(String::from("example.com"))));
+        assert_eq!("[::1]".parse(), Ok(HostPattern::Exact(String::from("[::1]"))));
+        for text in ["a.*.b", "a:80", "http://a", "a/b", "*", "*.", "a..b", "ä.de"] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+        assert_eq!("/admin/".parse(), Ok(PathPrefix(String::from("/admin"))));
+        assert_eq!("/".parse(), Ok(PathPrefix(String::from("/"))));
+        for text in ["", "admin", "/a?b", "/a//b", "/../a", "/a%20", "/a;b", "/a*", "/a./b"] {
+            assert!(text.parse::<PathPrefix>().is_err(), "{text}");
+        }
+        assert!("10.0.0.0/8".parse::<Network>().is_ok());
+        assert!("::1".parse::<Network>().is_ok());
+        for text in ["0.0.0.0/0", "::/0", "10.0.0.0/33", "x"] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn upstream_urls() {
+        assert_eq!("http://a:9000".parse(), Ok(UpstreamUrl::Http { host: String::from("a"), port: 9000 }));
+        assert_eq!("https://a".parse(), Ok(UpstreamUrl::Https { host: String::from("a"), port: 443 }));
+        assert_eq!("http://[::1]:1".parse(), Ok(UpstreamUrl::Http { host: String::from("::1"), port: 1 }));
+        assert_eq!("unix:/a".parse(), Ok(UpstreamUrl::Unix(PathBuf::from("/a"))));
+        for text in ["", "a:9000", "ftp://a", "http://u:p@a", "http://a/b", "http://a?x", "unix:a"] {
+            assert!(text.parse::<UpstreamUrl>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,40}") {
+            let _ = text.parse::<Span>();
+            let _ = text.parse::<ByteSize>();
+            let _ = text.parse::<Network>();
+            let _ = text.parse::<Listen>();
+            let _ = text.parse::<HostPattern>();
+            let _ = text.parse::<PathPrefix>();
+            let _ = text.parse::<UpstreamUrl>();
+            let _ = text.parse::<RedirectHost>();
+            let _ = text.parse::<Template>();
+        }
+
+        #[test]
+        fn a_duration_reads_back(days in 0_u64..9999, hours in 0_u64..24, seconds in 0_u64..60) {
+            let span: Span = format!("{days}d{hours}h{seconds}s").parse().unwrap();
+            prop_assert_eq!(span.duration().as_secs(), days * 86_400 + hours * 3600 + seconds);
+        }
+    }
+}

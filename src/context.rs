@@ -1,0 +1,56 @@
+//! The facts of one request, from its head to the end of its answer's body.
+//!
+//! A [`Context`] writes the access line when it is dropped, so a request whose client has left is logged and counted
+//! as well (status 499, as nginx writes it).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use crate::clock::Clock;
+use crate::telemetry::access::{AccessLog, Entry};
+
+/// One request's facts. Owned by the request's future, then by its answer's body or tunnel.
+pub struct Context {
+    /// What the access line will say.
+    pub entry: Entry,
+    /// When the head had been read.
+    pub started: Instant,
+    clock: Clock,
+    log: AccessLog,
+    answered: bool,
+}
+
+impl Context {
+    /// Opens the books on one request.
+    #[must_use]
+    pub fn open(clock: &Clock, log: &AccessLog, client: Option<IpAddr>, method: &http::Method, path: &str) -> Self {
+        log.metrics().request_began();
+        let entry = Entry { client, method: method.to_string(), path: path.to_owned(), ..Entry::default() };
+        Self { entry, started: clock.instant(), clock: clock.clone(), log: log.clone(), answered: false }
+    }
+
+    /// The answer's head is decided; from here on its body counts.
+    pub fn answer(&mut self, status: http::StatusCode) {
+        self.entry.status = status.as_u16();
+    }
+
+    /// The whole answer was handed over: dropping the context now is the ordinary end.
+    pub fn complete(&mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        /// "Client closed request": not a registered status, but the word every operator of nginx knows.
+        const CLIENT_LEFT: u16 = 499;
+        if !self.answered {
+            self.entry.status = CLIENT_LEFT;
+            if self.entry.reason.is_empty() {
+                self.entry.reason = "client_left";
+            }
+        }
+        self.entry.duration = self.clock.instant().saturating_duration_since(self.started);
+        self.log.write(&self.entry);
+    }
+}

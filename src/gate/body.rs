@@ -1,0 +1,133 @@
+//! The body of every answer: our own or a backend's, together with the books kept on the request.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+
+use super::streams::{Streams, Watched};
+use crate::auth::Verified;
+use crate::context::Context;
+use crate::upstream::{BodyError, UpstreamBody};
+
+/// An answer's body. When it ends, or is dropped because the client has left, the access line is written.
+pub struct AnswerBody {
+    source: Source,
+    context: Option<Context>,
+}
+
+enum Source {
+    Own(Full<Bytes>),
+    Upstream {
+        body: UpstreamBody,
+        /// Whose stream it is, until it is entered among the open ones.
+        unwatched: Option<(Rc<Streams>, Arc<Verified>)>,
+        watched: Option<Watched>,
+    },
+}
+
+impl AnswerBody {
+    pub(super) const fn own(body: Full<Bytes>) -> Self {
+        Self { source: Source::Own(body), context: None }
+    }
+
+    pub(super) fn nothing() -> Self {
+        Self::own(Full::default())
+    }
+
+    /// `verified`: whose logout ends the stream.
+    pub(super) fn upstream(body: UpstreamBody, streams: &Rc<Streams>, verified: Option<Arc<Verified>>) -> Self {
+        let unwatched = verified.map(|verified| (Rc::clone(streams), verified));
+        Self { source: Source::Upstream { body, unwatched, watched: None }, context: None }
+    }
+
+    /// `without_body`: the status or the method says that no body follows, so none is missing when it is not read.
+    pub(super) fn with_context(self, mut context: Context, without_body: bool) -> Self {
+        if without_body || self.is_end_stream() {
+            context.complete();
+        }
+        Self { context: Some(context), ..self }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>, task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let poll = match &mut this.source {
+            Source::Own(body) => match Pin::new(body).poll_frame(task) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(never))) => match never {},
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
+            Source::Upstream { body, unwatched, watched } => {
+                // Looked at before the backend's bytes: a fast download never waits, and must end all the same.
+                if watched.as_ref().is_some_and(|watched| watched.poll_over(task)) {
+                    Poll::Ready(Some(Err(BodyError(Box::from("the session is over")))))
+                } else {
+                    let poll = Pin::new(&mut *body).poll_frame(task);
+                    let goes_on = poll.is_pending() || !body.is_end_stream();
+                    if goes_on
+                        && !matches!(poll, Poll::Ready(None | Some(Err(_))))
+                        && let Some((streams, verified)) = unwatched.take()
+                    {
+                        let entered = streams.enter(verified);
+                        // Registers this task, so that the signal finds it.
+                        let _ = entered.poll_over(task);
+                        *watched = Some(entered);
+                    }
+                    poll
+                }
+            }
+        };
+        if let Some(context) = &mut this.context {
+            match &poll {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        context.entry.bytes += data.len() as u64;
+                    }
+                    if this.source.is_end_stream() {
+                        context.complete();
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(request_id = %context.entry.id, %error, "an answer broke off");
+                    context.entry.reason = "answer_broke_off";
+                    context.complete();
+                }
+                Poll::Ready(None) => context.complete(),
+                Poll::Pending => {}
+            }
+        }
+        poll
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => body.size_hint(),
+            Source::Upstream { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Upstream { body, .. } => body.is_end_stream(),
+        }
+    }
+}

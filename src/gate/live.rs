@@ -1,0 +1,78 @@
+//! All that a reload swaps: one configuration and what is made from it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::auth::keys::{KeyError, KeyRing};
+use crate::clock::Clock;
+use crate::config::{Config, SecureCookie};
+use crate::message::admit::{Edge, Scheme};
+use crate::message::identity::Guarded;
+use crate::router::Router;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Health, Upstreams};
+
+/// One configuration, ready to be served. Immutable; every request holds the one that it began with.
+pub struct Live {
+    /// What the operator meant.
+    pub config: Config,
+    pub(super) edge: Edge,
+    pub(super) router: Router,
+    /// The keys.
+    pub ring: KeyRing,
+    pub(super) guarded: Guarded,
+    /// The upstreams' state, shared by all workers.
+    pub health: Arc<Health>,
+    /// Differs between any two of one process.
+    pub(super) generation: u64,
+}
+
+/// Why a checked configuration can't be served all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A `[[test]]` failed; each line is one of them.
+    #[error("{}", .0.join("\n"))]
+    Tests(Vec<String>),
+    /// What TLS towards an upstream needs.
+    #[error("upstream: {0}")]
+    Upstreams(#[source] io::Error),
+}
+
+impl Live {
+    /// Makes everything that a configuration needs, and runs its policy tests.
+    pub fn new(config: Config, clock: &Clock, metrics: &Metrics) -> Result<Self, LiveError> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let failed = crate::router::explain::run_tests(&config);
+        if !failed.is_empty() {
+            return Err(LiveError::Tests(failed));
+        }
+        let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds())?;
+        let router = Router::new(&config);
+        let guarded = Guarded::new(&config.identity.headers, router.methods_matter());
+        let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
+        let edge = Edge { trusted_proxies: config.server.trusted_proxies.clone(), scheme: Scheme::Http };
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        let live = Self { config, edge, router, ring, guarded, health, generation };
+        // Each worker makes its own; made once here, what is wrong with them is a refused start and not a failed request.
+        live.connect_upstreams(clock).map_err(LiveError::Upstreams)?;
+        Ok(live)
+    }
+
+    /// One worker's upstreams. Fails where a `ca_file` or the system's certificates can't be read.
+    pub(super) fn connect_upstreams(&self, clock: &Clock) -> io::Result<Upstreams> {
+        Upstreams::new(self.router.upstreams(), &self.config.upstreams, Arc::clone(&self.health), clock.clone())
+    }
+
+    /// Whether our cookie gets `Secure` for a browser that came over `scheme`.
+    pub(super) fn secure_cookie(&self, scheme: Scheme) -> bool {
+        match self.config.cookie.secure {
+            SecureCookie::Always => true,
+            SecureCookie::Never => false,
+            SecureCookie::Auto => scheme == Scheme::Https,
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The line: every request takes these steps in this order, and nobody else writes them down.
+//!
+//! ```text
+//! handle ── opens the Context, cannot fail
+//!   └ serve
+//!       admit     message   what is malformed ends here
+//!       resolve   router    no route, or readings that disagree
+//!       identify  auth      who sent it: no I/O
+//!       refresh   auth      near the half, or the account has changed: one reading of the account
+//!       decide    policy    the only maker of a Pass
+//!       forward   upstream  with the Pass; or the portal answers
+//! ```
+//!
+//! Every error on the way becomes an answer in [`reject`] and nowhere else.
+
+mod body;
+mod core;
+mod live;
+mod reject;
+mod streams;
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+pub use self::body::AnswerBody;
+pub use self::core::{Core, Shared};
+pub use self::live::{Live, LiveError};
+use self::reject::Rejection;
+use crate::auth::session::Issued;
+use crate::auth::{Identified, Source, Verified, identify};
+use crate::context::Context;
+use crate::message::admit::{Admitted, admit};
+use crate::message::{caching, cookies, forwarded, origin};
+use crate::policy::{Caller, decide};
+use crate::portal::Visit;
+use crate::portal::language::Language;
+use crate::router::{Route, Target};
+use crate::upstream::{Answer, Outgoing};
+
+/// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
+pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let shared = core.shared();
+    let mut context =
+        Context::open(shared.clock(), &shared.telemetry().access, peer, request.method(), request.uri().path());
+    let live = core.live();
+    let (parts, body) = request.into_parts();
+    let mut asked = Asked::new(&parts);
+    let outcome = CatchPanic(Box::pin(serve(&core, &live, peer, parts, body, &mut context, &mut asked))).await;
+    let mut response = match outcome {
+        Ok(Ok(response)) => response,
+        Ok(Err(rejection)) => reject::answer(&rejection, &live, &asked, &mut context).map(AnswerBody::own),
+        Err(Panicked) => {
+            shared.telemetry().metrics.panicked();
+            tracing::error!(request_id = %context.entry.id, "a request ended in a defect of the program");
+            reject::answer(&Rejection::Defect, &live, &asked, &mut context).map(AnswerBody::own)
+        }
+    };
+    if shared.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    context.answer(response.status());
+    let without_body = asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    response.map(|body| body.with_context(context, without_body))
+}
+
+/// What a refusal needs to know of the request, gathered as it becomes known.
+struct Asked {
+    head_only: bool,
+    method: http::Method,
+    path_and_query: String,
+    language: Language,
+    admitted: Option<Admitted>,
+    /// The route never redirects to the login page.
+    api: bool,
+    /// A cookie of our name came that is no login.
+    stale_cookie: bool,
+}
+
+impl Asked {
+    fn new(parts: &Parts) -> Self {
+        Self {
+            head_only: parts.method == http::Method::HEAD,
+            method: parts.method.clone(),
+            path_and_query: String::new(),
+            language: Language::default(),
+            admitted: None,
+            api: false,
+            stale_cookie: false,
+        }
+    }
+
+    /// Keeps what a refusal would need once the request itself has been given away. Only for requests that are refused.
+    fn remember(&mut self, parts: &Parts) {
+        self.path_and_query = parts.uri.path_and_query().map_or_else(|| String::from("/"), ToString::to_string);
+        self.language = Language::of(&parts.headers);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the two halves of the request, and the two books kept on it")]
+async fn serve(
+    core: &Rc<Core>, live: &Arc<Live>, peer: Option<IpAddr>, parts: Parts, body: Incoming, context: &mut Context,
+    asked: &mut Asked,
+) -> Result<Response<AnswerBody>, Rejection> {
+    let shared = core.shared();
+    let admitted = admit(&parts, peer, &live.edge).inspect_err(|_| asked.remember(&parts))?;
+    context.entry.client = Some(admitted.client);
+    admitted.host.as_str().clone_into(&mut context.entry.host);
+    context.entry.id = forwarded::request_id(&parts.headers, admitted.peer_trusted, fresh_request_id);
+    let admitted = &*asked.admitted.insert(admitted);
+
+    let route = live.router.resolve(&admitted.host, &admitted.readings, &parts.method);
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => {
+            asked.remember(&parts);
+            return Err(error.into());
+        }
+    };
+    route.name.clone_into(&mut context.entry.route);
+    asked.api = route.api;
+
+    let known = match who(core, live, admitted, route, &parts.headers).await {
+        Ok(known) => known,
+        Err(rejection) => {
+            asked.remember(&parts);
+            return Err(rejection);
+        }
+    };
+    asked.stale_cookie = known.identified.stale_cookie;
+    if let Caller::Person(person) = &known.caller {
+        person.username.clone_into(&mut context.entry.user);
+    }
+
+    let secure = live.secure_cookie(admitted.scheme);
+    let mut response = match route.target {
+        Target::Portal(endpoint) => {
+            let visit = Visit {
+                config: &live.config,
+                ring: &live.ring,
+                admitted,
+                caller: &known.caller,
+                credential: known.credential(),
+                renewed_until: known.issued.as_ref().map(|issued| issued.expires),
+            };
+            let request = Request::from_parts(parts, body);
+            shared.portal().answer(endpoint, &visit, request).await.map(AnswerBody::own)
+        }
+        Target::Upstream(upstream) => {
+            let pass = match decide(&route.policy, &known.caller) {
+                Ok(pass) => pass,
+                Err(denied) => {
+                    asked.remember(&parts);
+                    return Err(denied.into());
+                }
+            };
+            context.entry.decision = "allow";
+            context.entry.reason = pass.reason();
+            // A route without an upstream is closed, and a closed route gives no Pass.
+            let Some(upstream) = upstream else { return Err(Rejection::Defect) };
+            if admitted.websocket && !origin::may_connect(&parts.headers, admitted, &live.config.login.redirect_hosts) {
+                asked.remember(&parts);
+                return Err(Rejection::ForeignOrigin);
+            }
+            asked.language = Language::of(&parts.headers);
+            let request_id = context.entry.id.clone();
+            let outgoing = Outgoing {
+                pass: &pass,
+                admitted,
+                peer,
+                request_id: &request_id,
+                strip_prefix: &route.strip_prefix,
+                guarded: &live.guarded,
+                identity: &live.config.identity.headers,
+                cookie_name: &live.config.cookie.name,
+                own_bearer: known.identified.own_bearer,
+                body_timeout: live.config.server.limits.body_timeout,
+            };
+            forward(core, live, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
+        }
+    };
+    if let Some(issued) = &known.issued {
+        add_cookie(live, response.headers_mut(), issued, secure);
+    }
+    Ok(response)
+}
+
+/// Who sent a request, after any refresh.
+struct Known {
+    identified: Identified,
+    caller: Caller,
+    issued: Option<Issued>,
+}
+
+impl Known {
+    fn credential(&self) -> Option<&Verified> {
+        match &self.caller {
+            Caller::Person(_) => self.identified.credential.as_ref().map(|(verified, _)| &**verified),
+            Caller::Anonymous(_) => None,
+        }
+    }
+}
+
+async fn who(
+    core: &Rc<Core>, live: &Arc<Live>, admitted: &Admitted, route: &Route, headers: &HeaderMap,
+) -> Result<Known, Rejection> {
+    let shared = core.shared();
+    if !shared.may_identify(&live.config.store) {
+        return Err(Rejection::NotReady);
+    }
+    let now = shared.clock().unix_seconds();
+    let mut identified = core.with_tokens(|tokens| {
+        identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
+    });
+    if !shared.sessions().needs_refresh(&live.config.token, &identified, now) {
+        let caller = identified.caller.clone();
+        return Ok(Known { identified, caller, issued: None });
+    }
+    let user_agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let refreshed = shared
+        .sessions()
+        .refresh(
+            &live.ring,
+            &live.config.token,
+            &live.config.store,
+            &identified,
+            admitted.client,
+            user_agent.as_deref().unwrap_or_default(),
+        )
+        .await;
+    if refreshed.unavailable && route.policy.access != crate::config::Access::Public {
+        return Err(Rejection::NotReady);
+    }
+    if matches!(refreshed.caller, Caller::Anonymous(_))
+        && matches!(identified.credential, Some((_, Source::Cookie)))
+    {
+        identified.stale_cookie = true;
+    }
+    Ok(Known { identified, caller: refreshed.caller, issued: refreshed.issued })
+}
+
+#[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
+async fn forward(
+    core: &Rc<Core>, live: &Arc<Live>, upstream: usize, mut request: Request<Incoming>, outgoing: &Outgoing<'_>,
+    known: &Known, route: &Route, context: &mut Context,
+) -> Result<Response<AnswerBody>, Rejection> {
+    let shared = core.shared();
+    let client = outgoing.admitted.websocket.then(|| hyper::upgrade::on(&mut request));
+    // A public route stays open whoever logs out.
+    let watched = match (&route.policy.access, &known.identified.credential) {
+        (crate::config::Access::Public, _) | (_, None) => None,
+        (_, Some((verified, _))) => Some(Arc::clone(verified)),
+    };
+    let epoch = shared.revocations().epoch();
+    let upstreams = core.upstreams(live).map_err(|error| {
+        tracing::error!(%error, "the upstreams can't be set up");
+        Rejection::Defect
+    })?;
+    let asked_at = shared.clock().instant();
+    let answer = upstreams.forward(upstream, request, outgoing).await;
+    context.entry.upstream_duration = Some(shared.clock().instant().saturating_duration_since(asked_at));
+    let answer = answer?;
+    // Revoked while the backend was thinking: its answer is for nobody any more.
+    if let Some(verified) = &watched
+        && epoch != shared.revocations().epoch()
+        && shared.revocations().standing(verified) == crate::auth::Standing::Revoked
+    {
+        return Err(crate::policy::Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
+    }
+    match answer {
+        Answer::Response(response) => Ok(response.map(|body| AnswerBody::upstream(body, core.streams(), watched))),
+        Answer::Tunnel { head, upstream } => {
+            if let Some(client) = client {
+                let over = core.streams().over(watched);
+                core.spawn_tunnel(async move { upstream.join(client, over).await });
+            }
+            Ok(head.map(|()| AnswerBody::nothing()))
+        }
+    }
+}
+
+/// Puts a renewed token on an answer, unless the answer already says something about that cookie (a logout).
+fn add_cookie(live: &Live, headers: &mut HeaderMap, issued: &Issued, secure: bool) {
+    let name = &live.config.cookie.name;
+    if headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), name)) {
+        return;
+    }
+    let line = cookies::set_cookie(&live.config.cookie, secure, issued.token.expose(), issued.max_age);
+    headers.append(header::SET_COOKIE, line);
+    caching::make_private(headers);
+}
+
+fn fresh_request_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Turns a panic inside a future into an error, so that it ends one request and not a worker's connection.
+struct CatchPanic<F>(Pin<Box<F>>);
+
+struct Panicked;
+
+impl<F: Future> Future for CatchPanic<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let future = self.0.as_mut();
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| future.poll(task))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}

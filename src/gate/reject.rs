@@ -1,0 +1,221 @@
+//! The only place where an error becomes an answer: status, public words, log level.
+//!
+//! A person gets a small page or the way to the login, a program a problem report (RFC 9457). What went wrong inside is
+//! logged with the request's id and never shown.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use super::{Asked, Live};
+use crate::context::Context;
+use crate::message::admit::{Intent, Malformed, Scheme};
+use crate::message::{cookies, replies};
+use crate::policy::Denied;
+use crate::portal;
+use crate::router::NoRoute;
+use crate::upstream;
+
+/// Everything that ends a request before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Rejection {
+    #[error("the request is malformed")]
+    Malformed(Malformed),
+    #[error("no route")]
+    NoRoute(NoRoute),
+    #[error("refused")]
+    Denied(Denied),
+    #[error("a WebSocket handshake from another site")]
+    ForeignOrigin,
+    #[error("nobody can be identified right now")]
+    NotReady,
+    #[error("a defect of the program")]
+    Defect,
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+}
+
+impl From<Malformed> for Rejection {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<NoRoute> for Rejection {
+    fn from(error: NoRoute) -> Self {
+        Self::NoRoute(error)
+    }
+}
+
+impl From<Denied> for Rejection {
+    fn from(error: Denied) -> Self {
+        Self::Denied(error)
+    }
+}
+
+/// What the world is told of a rejection.
+struct Public {
+    status: StatusCode,
+    /// The stable reason code, for logs, metrics and problem reports.
+    code: &'static str,
+    words: &'static str,
+}
+
+impl Rejection {
+    fn public(&self) -> Public {
+        let (status, code, words) = match self {
+            Self::Malformed(malformed) => return malformed_in_public(*malformed),
+            Self::NoRoute(NoRoute::NotFound) => (StatusCode::NOT_FOUND, "no_route", "There is nothing here."),
+            Self::NoRoute(NoRoute::Ambiguous) => (
+                StatusCode::BAD_REQUEST,
+                "ambiguous_path",
+                "The path can be read in more than one way, and the readings lead to different places.",
+            ),
+            Self::Denied(Denied::LoginRequired(why)) => {
+                (StatusCode::UNAUTHORIZED, why.code(), "A login is needed here.")
+            }
+            Self::Denied(denied @ (Denied::NotOnList | Denied::Closed)) => {
+                (StatusCode::FORBIDDEN, denied.code(), "This account may not use this page.")
+            }
+            Self::ForeignOrigin => {
+                (StatusCode::FORBIDDEN, "foreign_origin", "Another site's page may not open a connection here.")
+            }
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Logins can't be checked right now."),
+            Self::Defect => (StatusCode::INTERNAL_SERVER_ERROR, "defect", "Something went wrong on our side."),
+            Self::Upstream(error) => return upstream_in_public(error),
+        };
+        Public { status, code, words }
+    }
+}
+
+fn malformed_in_public(malformed: Malformed) -> Public {
+    let (status, words) = match malformed {
+        Malformed::Host => (StatusCode::BAD_REQUEST, "The Host header is missing, repeated or not a host."),
+        Malformed::Target => (StatusCode::BAD_REQUEST, "The request target has a form that is not served here."),
+        Malformed::Path => (StatusCode::BAD_REQUEST, "The path holds a control character."),
+        Malformed::Header => (StatusCode::BAD_REQUEST, "A header is malformed."),
+        Malformed::TransferEncoding => {
+            (StatusCode::NOT_IMPLEMENTED, "Only one Transfer-Encoding is understood: chunked.")
+        }
+        Malformed::Method => (StatusCode::METHOD_NOT_ALLOWED, "This method is not served here."),
+        Malformed::ContentLength => (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
+        Malformed::Expectation => (StatusCode::EXPECTATION_FAILED, "Only Expect: 100-continue is understood."),
+    };
+    Public { status, code: malformed.code(), words }
+}
+
+fn upstream_in_public(error: &upstream::Error) -> Public {
+    let (status, code, words) = match error {
+        upstream::Error::Unreachable { .. } => {
+            (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application behind this address can't be reached.")
+        }
+        upstream::Error::Broken { .. } => {
+            (StatusCode::BAD_GATEWAY, "upstream_broke_off", "The application behind this address broke off.")
+        }
+        upstream::Error::TimedOut { .. } => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timed_out",
+            "The application behind this address did not answer in time.",
+        ),
+        upstream::Error::ClientBody(_) => {
+            (StatusCode::BAD_REQUEST, "body_broke_off", "The request's body is malformed or broke off.")
+        }
+        upstream::Error::ClientBodyTimedOut => {
+            (StatusCode::REQUEST_TIMEOUT, "body_timed_out", "The request's body did not come in time.")
+        }
+    };
+    Public { status, code, words }
+}
+
+/// Makes the answer and notes the reason.
+pub(super) fn answer(
+    rejection: &Rejection, live: &Live, asked: &Asked, context: &mut Context,
+) -> Response<Full<Bytes>> {
+    let public = rejection.public();
+    context.entry.decision = "deny";
+    context.entry.reason = public.code;
+    log(rejection, context);
+
+    let person_looks =
+        asked.admitted.as_ref().is_some_and(|admitted| admitted.intent == Intent::Navigation) && !asked.api;
+    let mut response = match rejection {
+        Rejection::Denied(Denied::LoginRequired(_)) if person_looks => replies::see_other(&login_url(live, asked)),
+        Rejection::Denied(Denied::LoginRequired(_)) => {
+            let mut response =
+                replies::problem(public.status, public.code, public.words, Some(&login_url(live, asked)));
+            // RFC 9110 section 15.5.2 wants a challenge with every 401; this one opens no dialog in a browser.
+            let challenge = HeaderValue::from_static("Bearer realm=\"doorward\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+        }
+        _ if person_looks => {
+            let page = portal::error_page(
+                asked.language,
+                public.status,
+                &live.config.portal_prefix,
+                &context.entry.id,
+            );
+            replies::page(public.status, page, &[])
+        }
+        _ => replies::problem(public.status, public.code, public.words, None),
+    };
+    let headers = response.headers_mut();
+    match public.status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        _ => {}
+    }
+    if asked.stale_cookie && matches!(rejection, Rejection::Denied(Denied::LoginRequired(_))) {
+        let scheme = asked.admitted.as_ref().map_or(Scheme::Http, |admitted| admitted.scheme);
+        let line = cookies::set_cookie(&live.config.cookie, live.secure_cookie(scheme), "", 0);
+        headers.append(header::SET_COOKIE, line);
+    }
+    response
+}
+
+/// Where a login would help: the login page with the way back. Only a page that is fetched by its address can be
+/// returned to.
+fn login_url(live: &Live, asked: &Asked) -> String {
+    let mut url = format!("{}/login", live.config.portal_prefix);
+    if matches!(asked.method, http::Method::GET | http::Method::HEAD) {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("rd", &asked.path_and_query);
+        url.push('?');
+        url.push_str(&query.finish());
+    }
+    url
+}
+
+fn log(rejection: &Rejection, context: &Context) {
+    let request_id = context.entry.id.as_str();
+    match rejection {
+        Rejection::Upstream(error @ (upstream::Error::ClientBody(_) | upstream::Error::ClientBodyTimedOut)) => {
+            tracing::debug!(request_id, error = %Chain(error), "the client's body failed");
+        }
+        Rejection::Upstream(error) => tracing::warn!(request_id, error = %Chain(error), "the upstream failed"),
+        Rejection::NotReady => tracing::warn!(request_id, "refused: the revocation log or the account can't be read"),
+        Rejection::Defect => tracing::error!(request_id, "refused: a defect of the program"),
+        Rejection::Malformed(_) | Rejection::NoRoute(_) | Rejection::Denied(_) | Rejection::ForeignOrigin => {
+            tracing::debug!(request_id, reason = context.entry.reason, "refused");
+        }
+    }
+}
+
+/// An error with all its causes on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(formatter, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,229 @@
+//! `/login`: the page, and the one place where a password becomes a session.
+//!
+//! What is wrong with a login (name, password, or account) shows in no byte of the answer.
+
+use http::header::{AUTHORIZATION, SET_COOKIE};
+use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::csrf::Evidence;
+use super::form::Kind;
+use super::words::Message;
+use super::{Call, Portal, RETRY_SOON, pages, retry_after};
+use crate::accounts::SignIn;
+use crate::auth::session::Issued;
+use crate::clock::rfc3339;
+use crate::message::replies::{self, Reply};
+use crate::store::Account;
+
+/// `GET`: the form, or the way on for somebody who is logged in already.
+pub(super) fn show(call: Call<'_>) -> Reply {
+    let rd = call.return_to(None);
+    let Some(person) = call.person() else {
+        return call.page(StatusCode::OK, pages::login(call.place(), &call.config().login.title, &rd, None));
+    };
+    let asked = call.head.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("rd=")));
+    // Where another host does not get this cookie it would send the browser straight back here, for ever.
+    let reaches = rd.starts_with('/') || !call.config().cookie.domain.is_empty();
+    if asked && reaches {
+        replies::see_other(&rd)
+    } else {
+        call.page(StatusCode::OK, pages::signed_in(call.place(), &person.username, &rd))
+    }
+}
+
+/// `POST`.
+pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> Reply {
+    let Some(kind) = Kind::of(&call.head.headers) else { return call.unsupported_media_type() };
+    if call.evidence() == Evidence::CrossSite {
+        return call.cross_site(Some(kind));
+    }
+    let mut fields = match call.fields(kind, body, &["username", "password", "rd"]).await {
+        Ok(fields) => fields,
+        Err(reply) => return *reply,
+    };
+    let rd = if kind == Kind::Form { call.return_to(fields.text("rd")) } else { String::new() };
+    let attempt = Attempt { call, kind, rd };
+    let filled_in = |value: &crate::secret::Secret<String>| !value.expose().is_empty();
+    let username = fields.take("username").filter(filled_in);
+    let password = fields.take("password").filter(filled_in);
+    let (Some(username), Some(password)) = (username, password) else {
+        return attempt.failed(StatusCode::BAD_REQUEST, "malformed_body", Message::FillIn);
+    };
+    let login = &call.config().login;
+    match portal.accounts.sign_in(login, username.expose(), password, call.visit.admitted.client).await {
+        SignIn::Granted { account, log_head } => attempt.granted(portal, &account, log_head).await,
+        SignIn::Refused => {
+            portal.metrics.login("refused");
+            attempt.failed(StatusCode::UNAUTHORIZED, "wrong_login", Message::WrongLogin)
+        }
+        SignIn::Throttled { retry_after: after } => {
+            portal.metrics.login("throttled");
+            let message = Message::TooManyTries(after.as_secs());
+            let mut reply = attempt.failed(StatusCode::TOO_MANY_REQUESTS, "too_many_tries", message);
+            retry_after(&mut reply, after);
+            reply
+        }
+        SignIn::Busy => {
+            portal.metrics.login("busy");
+            attempt.later("busy", Message::Busy)
+        }
+        SignIn::Unavailable(error) => {
+            portal.metrics.login("unavailable");
+            tracing::warn!(%error, "a login failed because the store did not answer");
+            attempt.later("store_unavailable", Message::Unavailable)
+        }
+    }
+}
+
+/// A login under way, and how its sender is to be answered.
+struct Attempt<'a> {
+    call: Call<'a>,
+    kind: Kind,
+    rd: String,
+}
+
+impl Attempt<'_> {
+    async fn granted(&self, portal: &Portal, account: &Account, log_head: u64) -> Reply {
+        let call = self.call;
+        match start_session(portal, call, account, log_head).await {
+            Ok(Started { issued, cookie }) => {
+                portal.metrics.login("ok");
+                let mut reply = match self.kind {
+                    Kind::Form => replies::see_other(&self.rd),
+                    Kind::Json => replies::json(StatusCode::OK, &granted_shape(account, &issued)),
+                };
+                reply.headers_mut().insert(SET_COOKIE, cookie);
+                reply
+            }
+            Err(NotStarted::Unavailable) => {
+                portal.metrics.login("unavailable");
+                self.later("store_unavailable", Message::Unavailable)
+            }
+            Err(NotStarted::CookieTooLarge) => {
+                portal.metrics.login("unavailable");
+                self.failed(StatusCode::INTERNAL_SERVER_ERROR, "token_too_large", Message::CookieTooLarge)
+            }
+        }
+    }
+
+    fn later(&self, code: &str, message: Message) -> Reply {
+        let mut reply = self.failed(StatusCode::SERVICE_UNAVAILABLE, code, message);
+        retry_after(&mut reply, RETRY_SOON);
+        reply
+    }
+
+    fn failed(&self, status: StatusCode, code: &str, message: Message) -> Reply {
+        let call = self.call;
+        match self.kind {
+            Kind::Form => {
+                let html = pages::login(call.place(), &call.config().login.title, &self.rd, Some(message));
+                call.page(status, html)
+            }
+            Kind::Json => {
+                let detail = message.text(super::language::Language::English);
+                replies::problem(status, code, &detail, None)
+            }
+        }
+    }
+}
+
+/// A session that has begun.
+pub(super) struct Started {
+    pub(super) issued: Issued,
+    pub(super) cookie: http::HeaderValue,
+}
+
+/// Why none has.
+pub(super) enum NotStarted {
+    Unavailable,
+    CookieTooLarge,
+}
+
+/// Starts a session for an account whose password was just right; the one that this request came with ends.
+pub(super) async fn start_session(
+    portal: &Portal,
+    call: Call<'_>,
+    account: &Account,
+    log_head: u64,
+) -> Result<Started, NotStarted> {
+    let (visit, token) = (call.visit, &call.config().token);
+    let (client, user_agent) = (visit.admitted.client, call.user_agent());
+    // A login takes the place of the browser's own session; a bearer token that came along is a script's and stays.
+    let replaces = visit.credential.filter(|_| !has_bearer(&call.head.headers));
+    let started = portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, replaces).await;
+    let issued = started.map_err(|error| {
+        tracing::warn!(%error, "a session could not be stored");
+        NotStarted::Unavailable
+    })?;
+    if let Some(cookie) = call.cookie_for(&issued) {
+        return Ok(Started { issued, cookie });
+    }
+    tracing::error!(username = %account.username, "the token is too large for a cookie; the account has too many groups");
+    if let Err(error) = portal.sessions.revoke(token, &issued.session).await {
+        tracing::warn!(%error, "a session that nobody can use could not be ended");
+    }
+    Err(NotStarted::CookieTooLarge)
+}
+
+/// Whether an `Authorization: Bearer` came (RFC 6750 section 2.1; the scheme's case does not matter).
+fn has_bearer(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    lines.any(|line| line.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"Bearer ")))
+}
+
+fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
+    json!({
+        "_id": account.id.as_str(),
+        "username": account.username.as_str(),
+        "__v": account.version,
+        "groups": account.groups,
+        "expires_at": rfc3339(issued.expires),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn bearer_tokens_are_told_from_other_credentials() {
+        for (value, expected) in
+            [("Bearer x", true), ("bearer x", true), ("Basic x", false), ("Bearerx", false), ("", false)]
+        {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+            assert_eq!(has_bearer(&headers), expected, "{value}");
+        }
+        assert!(!has_bearer(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_answer_has_the_promised_shape_and_no_secret() {
+        let account = Account {
+            id: "a1".parse().unwrap(),
+            username: "kim".parse().unwrap(),
+            password_hash: Secret::new(String::from("canary-hash")),
+            groups: vec![String::from("staff")],
+            email: String::from("kim@example.com"),
+            display_name: String::new(),
+            disabled: false,
+            version: 0,
+            created: 1,
+            changed: 1,
+            revision: 0,
+        };
+        let issued = Issued {
+            token: Secret::new(String::from("canary-token")),
+            max_age: 604_800,
+            expires: 1_795_512_600,
+            session: "s1".parse().unwrap(),
+        };
+        let shape = granted_shape(&account, &issued);
+        let expected = json!({"_id": "a1", "username": "kim", "__v": 0, "groups": ["staff"], "expires_at": "2026-11-24T09:30:00Z"});
+        assert_eq!(shape, expected);
+    }
+}

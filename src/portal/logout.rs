@@ -1,0 +1,51 @@
+//! `/logout`: ends the session behind the request's token, everywhere, and clears the cookie.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use hyper::body::Incoming;
+
+use super::csrf::Evidence;
+use super::form::Kind;
+use super::{Call, Portal, RETRY_SOON, pages, retry_after};
+use crate::message::replies::{self, Reply};
+
+/// `GET`: only asks, so that no image or link of another page logs anybody out.
+pub(super) fn show(call: Call<'_>) -> Reply {
+    let username = call.person().map(|person| person.username.as_str());
+    call.page(StatusCode::OK, pages::logout(call.place(), username, &call.return_to(None)))
+}
+
+/// `POST`. Without a valid login there is nothing to end, and the cookie is cleared all the same.
+pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> Reply {
+    // A program needs send no body at all, so any other kind than a form is passed over.
+    let kind = Kind::of(&call.head.headers).filter(|kind| *kind == Kind::Form);
+    if call.evidence() == Evidence::CrossSite {
+        return call.cross_site(kind);
+    }
+    let rd = match kind {
+        None => None,
+        Some(kind) => match call.fields(kind, body, &["rd"]).await {
+            Ok(fields) => Some(call.return_to(fields.text("rd"))),
+            Err(reply) => return *reply,
+        },
+    };
+    if let Some(credential) = call.visit.credential
+        && let Err(error) = portal.sessions.end(&call.config().token, credential).await
+    {
+        tracing::warn!(%error, "a logout failed because the store did not take it");
+        // The cookie stays: somebody who believes to be logged out must be.
+        let detail = "the session could not be ended; try again";
+        let mut reply = call.refuse(kind, StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail);
+        retry_after(&mut reply, RETRY_SOON);
+        return reply;
+    }
+    signed_out(call, rd.as_deref())
+}
+
+/// The answer to somebody who is logged out now: off to `rd`, or 204.
+pub(super) fn signed_out(call: Call<'_>, rd: Option<&str>) -> Reply {
+    let mut reply = rd.map_or_else(|| replies::empty(StatusCode::NO_CONTENT), replies::see_other);
+    call.clear_cookie(&mut reply);
+    // Pages of the backend that the browser has kept go too.
+    reply.headers_mut().insert(HeaderName::from_static("clear-site-data"), HeaderValue::from_static("\"cache\""));
+    reply
+}

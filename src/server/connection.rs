@@ -1,0 +1,94 @@
+//! One client connection: hyper with every limit set, and the deadlines that it leaves to us.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use super::Stage;
+use super::pace::{Pace, Paced, PacedBody};
+use crate::gate::{self, Core};
+
+/// hyper's buffer for one direction; it also bounds what a slow client can make us hold.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Serves one connection to its end.
+pub(super) async fn serve<S>(socket: S, peer: Option<IpAddr>, core: Rc<Core>, stage: watch::Receiver<Stage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = core.shared().live().config.server.limits.clone();
+    let pace = Pace::new(core.shared().clock());
+    let service = {
+        let pace = Arc::clone(&pace);
+        let core = Rc::clone(&core);
+        service_fn(move |request: Request<Incoming>| {
+            pace.serving();
+            let answer = gate::handle(Rc::clone(&core), peer, request);
+            let pace = Arc::clone(&pace);
+            async move { Ok::<_, Infallible>(answer.await.map(|body| PacedBody::new(body, pace))) }
+        })
+    };
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_headers(limits.max_headers)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes + 1024))
+        .preserve_header_case(true);
+    let io = TokioIo::new(Paced::new(socket, Arc::clone(&pace)));
+    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+
+    let mut alarm: Option<Pin<Box<Sleep>>> = None;
+    let mut leaving = false;
+    let mut stage_changes = pin!(stage_reached(stage));
+    let over = std::future::poll_fn(|task: &mut Context<'_>| {
+        if let Poll::Ready(result) = connection.as_mut().poll(task) {
+            return Poll::Ready(result);
+        }
+        // The end of the grace for idle connections, or of the whole drain.
+        if !leaving && stage_changes.as_mut().poll(task).is_ready() {
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
+            if let Poll::Ready(result) = connection.as_mut().poll(task) {
+                return Poll::Ready(result);
+            }
+        }
+        while let Some(deadline) = pace.deadline(&limits) {
+            let deadline = tokio::time::Instant::from_std(deadline);
+            let sleep = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            // An alarm that is set too early only means one look too many; one set too late must be moved.
+            if sleep.deadline() > deadline {
+                sleep.as_mut().reset(deadline);
+            }
+            if sleep.as_mut().poll(task).is_pending() {
+                break;
+            }
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(Ok(()));
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    });
+    if let Err(error) = over.await {
+        tracing::debug!(%error, "a client connection ended in an error");
+    }
+}
+
+/// Resolves when idle connections have had their grace.
+async fn stage_reached(mut stage: watch::Receiver<Stage>) {
+    // The sender lives as long as the process serves; should it be gone, it is time to leave too.
+    let _ = stage.wait_for(|stage| *stage >= Stage::Leave).await;
+}

@@ -1,0 +1,179 @@
+//! How long a connection may take over what it is doing right now.
+//!
+//! hyper has one timer for the head and for idling; we promise two. The pace of a connection is kept in a few atomics
+//! (its socket has to be `Send` for upgrades), and the connection looks at it only when it has nothing else to do, so
+//! that an ordinary request arms no timer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::clock::Clock;
+use crate::config::Limits;
+
+/// What one connection is doing, and since when.
+pub(super) struct Pace {
+    clock: Clock,
+    origin: Instant,
+    phase: AtomicU8,
+    /// Milliseconds since `origin`.
+    since: AtomicU64,
+    /// Milliseconds since `origin` plus one; 0: the client takes what is written.
+    stalled_since: AtomicU64,
+}
+
+/// Nothing has come yet, or a head has begun to come.
+const HEAD: u8 = 0;
+/// A request is being answered.
+const SERVING: u8 = 1;
+/// Kept alive, waiting for the next request.
+const IDLE: u8 = 2;
+
+impl Pace {
+    pub(super) fn new(clock: &Clock) -> Arc<Self> {
+        Arc::new(Self {
+            clock: clock.clone(),
+            origin: clock.instant(),
+            phase: AtomicU8::new(HEAD),
+            since: AtomicU64::new(0),
+            stalled_since: AtomicU64::new(0),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        let since = self.clock.instant().saturating_duration_since(self.origin);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn enter(&self, phase: u8) {
+        self.since.store(self.now(), Ordering::Relaxed);
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// A request's head is complete.
+    pub(super) fn serving(&self) {
+        self.phase.store(SERVING, Ordering::Relaxed);
+    }
+
+    /// Whether the connection waits for its next request.
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == IDLE
+    }
+
+    /// When the connection is to be closed if nothing happens; `None` while a request is being answered and taken.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let phase = match self.phase.load(Ordering::Relaxed) {
+            HEAD => Some(limits.header_timeout),
+            IDLE => Some(limits.idle_timeout),
+            _ => None,
+        };
+        let at = |millis: u64, limit: Duration| self.origin + Duration::from_millis(millis) + limit;
+        let waiting = phase.map(|limit| at(self.since.load(Ordering::Relaxed), limit));
+        let stalled = match self.stalled_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(at(since - 1, limits.idle_timeout)),
+        };
+        waiting.into_iter().chain(stalled).min()
+    }
+}
+
+/// A socket that tells its pace.
+pub(super) struct Paced<S> {
+    socket: S,
+    pace: Arc<Pace>,
+}
+
+impl<S> Paced<S> {
+    pub(super) const fn new(socket: S, pace: Arc<Pace>) -> Self {
+        Self { socket, pace }
+    }
+
+    fn wrote<T>(&self, poll: Poll<T>) -> Poll<T> {
+        if poll.is_pending() {
+            if self.pace.stalled_since.load(Ordering::Relaxed) == 0 {
+                self.pace.stalled_since.store(self.pace.now() + 1, Ordering::Relaxed);
+            }
+        } else {
+            self.pace.stalled_since.store(0, Ordering::Relaxed);
+        }
+        poll
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.socket).poll_read(task, buffer);
+        if buffer.filled().len() > before && self.pace.is_idle() {
+            self.pace.enter(HEAD);
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.socket).poll_write(task, bytes);
+        self.wrote(poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(task)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>, task: &mut Context<'_>, slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.socket).poll_write_vectored(task, slices);
+        self.wrote(poll)
+    }
+}
+
+/// An answer's body that tells when it is done with.
+pub(super) struct PacedBody<B> {
+    body: B,
+    pace: Arc<Pace>,
+}
+
+impl<B> PacedBody<B> {
+    pub(super) const fn new(body: B, pace: Arc<Pace>) -> Self {
+        Self { body, pace }
+    }
+}
+
+impl<B> Drop for PacedBody<B> {
+    fn drop(&mut self) {
+        self.pace.enter(IDLE);
+    }
+}
+
+impl<B: Body + Unpin> Body for PacedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(task)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,429 @@
+//! A whole store as one JSON-lines file, and back.
+//!
+//! The first line says the version and how many records follow, the last one how many lines came before it and their
+//! SHA-256, so that a dump that was cut off or changed is noticed. A dump holds password hashes. It is restored all at
+//! once or not at all, into an empty store only, and the log's numbers go on far above the dump's, because numbers that
+//! were given out after the dump was made must not come again.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::row::AccountRow;
+use super::{Account, Counts, Everything, Import, LogEntry, RevokeAll, Row, Session, Store, StoreError, folder};
+use crate::clock::rfc3339;
+
+const VERSION: u64 = 1;
+/// The longest line that is read, in bytes; a record has at most 32 KiB, and JSON can make six bytes of one.
+const MAX_LINE_BYTES: u64 = 512 * 1024;
+/// How far above the dump's the log goes on after a restore. More changes than that are not lost with a dump that is
+/// written every minute.
+const LOG_GAP: u64 = 1 << 20;
+
+/// What a restore brought back.
+#[derive(Clone, Copy, Debug)]
+pub struct Restored {
+    /// What the store holds now.
+    pub counts: Counts,
+    /// The number of the newest log entry.
+    pub log_head: u64,
+}
+
+/// Why a dump was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A line is not what it must be. Lines count from 1.
+    #[error("line {line}: {problem}")]
+    Invalid {
+        /// Its number.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The dump ends before its last line.
+    #[error("line {line}: the dump is cut off here")]
+    CutOff {
+        /// The number of the line that is missing.
+        line: u64,
+    },
+    /// Reading it failed.
+    #[error("the dump can't be read")]
+    Read(#[source] io::Error),
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a dump was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error("the dump can't be written")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    doorward_dump: u64,
+    made: String,
+    accounts: u64,
+    sessions: u64,
+    entries: u64,
+    log_head: u64,
+    /// How many changes the store had seen.
+    sequence: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<'a> {
+    #[serde(borrow)]
+    Account(AccountRow<'a>),
+    Session(Session),
+    Entry(LogEntry),
+    End(End),
+}
+
+#[derive(Serialize, Deserialize)]
+struct End {
+    lines: u64,
+    sha256: String,
+}
+
+/// Writes everything of `store` to `out`. `now`: Unix seconds. [`StoreError::Unavailable`] also where `out` fails.
+pub async fn write_dump(store: &dyn Store, now: u64, out: &mut (dyn Write + Send)) -> Result<Counts, StoreError> {
+    let everything = store.export().await?;
+    let counts = everything.counts;
+    match write(everything, now, BufWriter::new(out)) {
+        Ok(()) => Ok(counts),
+        Err(WriteError::Store(error)) => Err(error),
+        Err(WriteError::Io(error)) => Err(StoreError::caused("the dump can't be written", error)),
+    }
+}
+
+/// Fills `store`, which must be empty, with a dump. Nothing is changed where any line is wrong.
+///
+/// `revoke_all` ends every login that the dump knows or does not know of any more, and leaves the dump's sessions out;
+/// `None` keeps them (`--keep-sessions`). Reading blocks: not for a thread that serves requests.
+pub async fn restore(
+    reader: impl BufRead,
+    store: &dyn Store,
+    revoke_all: Option<RevokeAll>,
+) -> Result<Restored, RestoreError> {
+    let mut import = read(reader)?;
+    import.log_head = import.log_head.saturating_add(LOG_GAP);
+    import.revoke_all = revoke_all;
+    if revoke_all.is_some() {
+        import.sessions.clear();
+    }
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let counts = Counts {
+        accounts: count(import.accounts.len()),
+        sessions: count(import.sessions.len()),
+        entries: count(import.log.len()) + u64::from(revoke_all.is_some()),
+    };
+    let applied = store.import(import).await?;
+    Ok(Restored { counts, log_head: applied.log_head })
+}
+
+/// Whether there is a dump that is not one of an empty store. A file that is no dump counts as one: it is somebody's.
+pub(super) fn holds_something(path: &Path) -> bool {
+    match header_of(path) {
+        None => path.metadata().is_ok_and(|metadata| metadata.len() > 0),
+        Some(header) => header.accounts > 0 || header.sessions > 0 || header.log_head > 0,
+    }
+}
+
+/// The number of changes that the dump at this path knows of.
+pub(super) fn sequence_of(path: &Path) -> Option<u64> {
+    header_of(path).map(|header| header.sequence)
+}
+
+fn header_of(path: &Path) -> Option<Header> {
+    let mut line = Vec::new();
+    io::BufReader::new(File::open(path).ok()?).take(4096).read_until(b'\n', &mut line).ok()?;
+    serde_json::from_slice(&line).ok()
+}
+
+/// Replaces the dump at `path`: a reader sees the old one or the new one, also after a power cut. Mode 0600.
+pub(super) fn replace(everything: Everything, now: u64, path: &Path) -> Result<(), WriteError> {
+    let new = path.with_extension("jsonl.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let written =
+        File::options().create_new(true).write(true).mode(0o600).open(&new).map_err(WriteError::from).and_then(
+            |file| {
+                write(everything, now, BufWriter::with_capacity(1 << 16, &file))?;
+                file.sync_all()?;
+                fs::rename(&new, path)?;
+                Ok(())
+            },
+        );
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written?;
+    if let Some(parent) = path.parent() {
+        folder::sync_folder(parent)?;
+    }
+    Ok(())
+}
+
+/// A writer of lines that counts and hashes them.
+struct Lines<W> {
+    out: W,
+    digest: Sha256,
+    count: u64,
+}
+
+impl<W: Write> Lines<W> {
+    fn write(&mut self, record: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.digest.update(&line);
+        self.count += 1;
+        self.out.write_all(&line)
+    }
+}
+
+fn write(everything: Everything, now: u64, out: impl Write) -> Result<(), WriteError> {
+    let mut lines = Lines { out, digest: Sha256::new(), count: 0 };
+    lines.write(&Header {
+        doorward_dump: VERSION,
+        made: rfc3339(now),
+        accounts: everything.counts.accounts,
+        sessions: everything.counts.sessions,
+        entries: everything.counts.entries,
+        log_head: everything.log_head,
+        sequence: everything.sequence,
+    })?;
+    for row in everything.rows {
+        match row? {
+            Row::Account(account) => lines.write(&Line::Account(AccountRow::from(&account)))?,
+            Row::Session(session) => lines.write(&Line::Session(session))?,
+            Row::Entry(entry) => lines.write(&Line::Entry(entry))?,
+        }
+    }
+    let end = End { lines: lines.count, sha256: hex(&lines.digest.clone().finalize()) };
+    lines.write(&Line::End(end))?;
+    lines.out.flush()?;
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads and checks a whole dump.
+fn read(mut reader: impl BufRead) -> Result<Import, RestoreError> {
+    let mut digest = Sha256::new();
+    let mut line = Vec::new();
+    if !read_line(&mut reader, &mut line, 1)? {
+        return Err(RestoreError::CutOff { line: 1 });
+    }
+    let header = read_header(&line)?;
+    digest.update(&line);
+    let mut dump = Reading::default();
+    let mut number = 1;
+    let end = loop {
+        number += 1;
+        if !read_line(&mut reader, &mut line, number)? {
+            return Err(RestoreError::CutOff { line: number });
+        }
+        let invalid = |problem: String| RestoreError::Invalid { line: number, problem };
+        // The parser's own text can quote the line, which may be a hash; its position is told instead.
+        let record: Line<'_> = serde_json::from_slice(&line)
+            .map_err(|error| invalid(format!("no record of a dump (column {})", error.column())))?;
+        if let Line::End(end) = record {
+            break end;
+        }
+        dump.add(record, header.log_head).map_err(invalid)?;
+        digest.update(&line);
+    };
+    let invalid = |problem: &str| Err(RestoreError::Invalid { line: number, problem: problem.to_owned() });
+    if end.lines != number - 1 {
+        return invalid("lines are missing before this one, or there are too many");
+    }
+    if end.sha256 != hex(&digest.finalize()) {
+        return invalid("the checksum does not fit: the dump was changed or damaged");
+    }
+    if dump.counts() != (Counts { accounts: header.accounts, sessions: header.sessions, entries: header.entries }) {
+        return invalid("there are not as many records as the first line says");
+    }
+    if !reader.fill_buf().map_err(RestoreError::Read)?.is_empty() {
+        return Err(RestoreError::Invalid {
+            line: number + 1,
+            problem: String::from("something follows the last line"),
+        });
+    }
+    dump.import.log_head = header.log_head;
+    Ok(dump.import)
+}
+
+fn read_header(line: &[u8]) -> Result<Header, RestoreError> {
+    #[derive(Deserialize)]
+    struct Version {
+        doorward_dump: u64,
+    }
+    let invalid = |problem: String| RestoreError::Invalid { line: 1, problem };
+    let version: Version =
+        serde_json::from_slice(line).map_err(|_| invalid(String::from("this is no dump of a store")))?;
+    if version.doorward_dump != VERSION {
+        let found = version.doorward_dump;
+        return Err(invalid(format!("the dump is of version {found}, this program reads version {VERSION}")));
+    }
+    serde_json::from_slice(line).map_err(|_| invalid(String::from("the first line is damaged")))
+}
+
+/// Reads one line with its end; `false` at the end of the file.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, number: u64) -> Result<bool, RestoreError> {
+    line.clear();
+    reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line).map_err(RestoreError::Read)?;
+    if line.is_empty() {
+        return Ok(false);
+    }
+    if line.last() == Some(&b'\n') {
+        return Ok(true);
+    }
+    if u64::try_from(line.len()).is_ok_and(|length| length == MAX_LINE_BYTES) {
+        return Err(RestoreError::Invalid { line: number, problem: String::from("the line is too long") });
+    }
+    Err(RestoreError::CutOff { line: number })
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Reading {
+    import: Import,
+    seen: HashSet<String>,
+    last_entry: u64,
+}
+
+impl Reading {
+    fn add(&mut self, record: Line<'_>, log_head: u64) -> Result<(), String> {
+        match record {
+            Line::Account(row) => {
+                let account = Account::from(row);
+                if !self.seen.insert(format!("name {}", account.username)) {
+                    return Err(format!("there are two accounts named {:?}", account.username.as_str()));
+                }
+                if !self.seen.insert(format!("account {}", account.id)) {
+                    return Err(format!("there are two accounts with the id {:?}", account.id.as_str()));
+                }
+                self.import.accounts.push(account);
+            }
+            Line::Session(session) => {
+                if !self.seen.insert(format!("session {}", session.id)) {
+                    return Err(format!("there are two sessions with the id {:?}", session.id.as_str()));
+                }
+                self.import.sessions.push(session);
+            }
+            Line::Entry(entry) => {
+                if entry.number <= self.last_entry || entry.number > log_head {
+                    return Err(format!("the log's numbers are out of order at {}", entry.number));
+                }
+                self.last_entry = entry.number;
+                self.import.log.push(entry);
+            }
+            Line::End(_) => {}
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        Counts {
+            accounts: count(self.import.accounts.len()),
+            sessions: count(self.import.sessions.len()),
+            entries: count(self.import.log.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::conformance::{account, session};
+    use super::super::{Memory, Revocation};
+    use super::*;
+    use crate::clock::Clock;
+
+    fn sample(accounts: usize) -> Vec<u8> {
+        let accounts: Vec<_> = (0..accounts).map(|number| account(&format!("user{number}"))).collect();
+        let sessions = accounts.iter().map(|account| session(&account.id, 5)).collect();
+        let log = vec![LogEntry { number: 4, what: Revocation::All, at: 1, expires: u64::MAX }];
+        let mut out = Vec::new();
+        write(Everything::from_parts(accounts, sessions, log, 9), 0, &mut out).unwrap();
+        out
+    }
+
+    fn refusal(dump: &[u8]) -> String {
+        let store = Memory::new(Clock::manual(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(restore(dump, &store, None)).unwrap_err();
+        assert!(runtime.block_on(store.accounts()).unwrap().is_empty());
+        error.to_string()
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_line() {
+        let good = String::from_utf8(sample(2)).unwrap();
+        assert!(read(good.as_bytes()).is_ok());
+        let lines: Vec<&str> = good.lines().collect();
+        let without = |left_out: usize| -> String {
+            let kept = lines.iter().enumerate().filter(|(number, _)| *number != left_out);
+            kept.map(|(_, line)| [line, "\n"].concat()).collect()
+        };
+        for (dump, told) in [
+            (String::new(), "line 1: the dump is cut off"),
+            (String::from("hello\n"), "line 1: this is no dump"),
+            (good.replace("\"doorward_dump\":1", "\"doorward_dump\":2"), "line 1: the dump is of version 2"),
+            (without(6), "line 7: the dump is cut off"),
+            (without(2), "line 6: lines are missing"),
+            (good.replace("user1@", "user7@"), "line 7: the checksum"),
+            (good.replace("user1", "user0"), "line 3: there are two accounts named \"user0\""),
+            (good.replace("\"number\":4", "\"number\":10"), "line 6: the log's numbers"),
+            (good.replace("\"entries\":1", "\"entries\":2"), "line 7: the checksum"),
+            (good.clone() + "\n", "line 8: something follows"),
+            (good.replacen("{\"session\"", "{\"sermon\"", 1), "line 4: no record"),
+            (format!("{}\n{}", lines[0], "x".repeat(600_000)), "line 2: the line is too long"),
+        ] {
+            let error = refusal(dump.as_bytes());
+            assert!(error.starts_with(told), "{told} | {error}");
+            assert!(!error.contains("$2b$"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_dump_that_was_cut_or_changed_is_never_restored(
+            at in any::<proptest::sample::Index>(), bit in 0..8_u8, hostile in any::<Vec<u8>>(),
+        ) {
+            let good = sample(3);
+            let at = at.index(good.len());
+            prop_assert!(read(&good[..at]).is_err());
+            let mut flipped = good.clone();
+            flipped[at] ^= 1 << bit;
+            prop_assert!(read(flipped.as_slice()).is_err());
+            prop_assert!(read(hostile.as_slice()).is_err());
+            let first = good.iter().position(|byte| *byte == b'\n').unwrap();
+            let started: Vec<u8> = good[..=first].iter().chain(&hostile).copied().collect();
+            prop_assert!(read(started.as_slice()).is_err());
+        }
+    }
+}
