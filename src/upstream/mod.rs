@@ -450,7 +450,10 @@ impl Exchange<'_> {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for one return on the way of every request; a box would cost more")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one return on the way of every request; a box would cost more"
+)]
 enum Answered {
     /// `None`: a task of its own drives the connection.
     Response(Response<Incoming>, Option<Lease>),
