@@ -14,3 +14,15 @@ pub struct Imported {
     pub disabled: bool,
     pub version: u64,
 }
+pub fn htpasswd(_: &str) -> Result<Vec<Imported>, Vec<String>> {
+    Ok(vec![])
+}
+pub fn json(_: &str) -> Result<Vec<Imported>, Vec<String>> {
+    Ok(vec![])
+}
+pub fn authelia(_: &str) -> Result<Vec<Imported>, Vec<String>> {
+    Ok(vec![])
+}
+pub fn to_json(_: &[crate::store::Account], _: bool) -> String {
+    String::new()
+}
