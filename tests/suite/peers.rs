@@ -14,7 +14,7 @@ use crate::support::gateway::free_port;
 use crate::support::token::{self, DAY};
 use crate::support::upstream::Recorded;
 use crate::support::wire::Wire;
-use crate::support::{Builder, Connection, Gateway, PASSWORD, Request, SECRET, Then, Upstream, reply, wait};
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Then, Upstream, reply, wait};
 
 /// A file of `tests/`; fails where `tests/run` has not put it yet.
 fn of_tests(path: &str) -> PathBuf {
@@ -59,8 +59,8 @@ impl Peer {
     }
 
     /// One request past the gateway.
-    fn send(&self, request: &Request) -> crate::support::Response {
-        Connection::to(([127, 0, 0, 1], self.port).into()).send(request)
+    fn ask(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+        ask(&self.url(), method, target, fields)
     }
 }
 
@@ -81,6 +81,42 @@ impl Drop for Peer {
     }
 }
 
+/// What came back from a real backend, which may carry fields that no scripted one has.
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.body);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+/// One request by curl, with these fields in this spelling.
+fn ask(base: &str, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let url = format!("{base}{target}");
+    let mut arguments = vec!["--request", method, "--write-out", "\n%{http_code}", "--path-as-is", &url];
+    for field in &fields {
+        arguments.extend(["--header", field]);
+    }
+    let output = curl(&arguments);
+    let (body, status) = output.rsplit_once('\n').unwrap();
+    Answer { status: status.parse().unwrap(), body: body.to_owned() }
+}
+
+/// The `Cookie` field that carries a token.
+fn cookie(token: &str) -> String {
+    format!("access_token={token}")
+}
+
 #[test]
 fn koa_and_the_gateway_accept_each_others_tokens() {
     let builder = Builder::new();
@@ -98,7 +134,7 @@ fn koa_and_the_gateway_accept_each_others_tokens() {
         .start();
     let id = gateway.account("kim")["_id"].as_str().unwrap().to_owned();
 
-    let issued = koa.send(&Request::get(&format!("/issue?id={id}&name=kim&seconds={}", 6 * DAY))).expect(200).text();
+    let issued = koa.ask("GET", &format!("/issue?id={id}&name=kim&seconds={}", 6 * DAY), &[]).expect(200).body;
     let mut names: Vec<String> = token::claims(&issued).as_object().unwrap().keys().cloned().collect();
     names.sort();
     assert_eq!(names, ["_id", "exp", "iat", "username"], "Koa's tokens are not what this test is about");
@@ -127,7 +163,7 @@ fn koa_and_the_gateway_accept_each_others_tokens() {
     let other =
         token::foreign(b"another secret, of which nobody here has heard", &id, "kim", token::now(), token::now() + DAY);
     gateway.get_with("/check", &other).expect(401);
-    let over = koa.send(&Request::get(&format!("/issue?id={id}&name=kim&seconds=-5"))).expect(200).text();
+    let over = koa.ask("GET", &format!("/issue?id={id}&name=kim&seconds=-5"), &[]).expect(200).body;
     gateway.get_with("/check", &over).expect(401);
 }
 
@@ -153,25 +189,28 @@ fn radicale_takes_the_person_from_our_header_and_from_nobody_elses() {
         .user("kim", &[])
         .user("lee", &[])
         .start();
-    let find = |path: &str| Request::new("PROPFIND", path).field("Depth", "0");
+    let through = format!("http://{}", gateway.address);
+    let find = |base: &str, path: &str, more: &[(&str, &str)]| {
+        ask(base, "PROPFIND", path, &[&[("Depth", "0")], more].concat())
+    };
 
     // Whoever reaches Radicale's port is whom they say: the header is worth forging.
-    radicale.send(&find("/lee/").field("X-Remote-User", "lee")).expect(207);
+    find(&radicale.url(), "/lee/", &[("X-Remote-User", "lee")]).expect(207);
 
-    let kim = gateway.login("kim");
-    gateway.send(&find("/kim/")).expect(401);
-    let found = gateway.send(&find("/kim/").cookie(&kim)).expect(207).text();
+    let kim = cookie(&gateway.login("kim"));
+    find(&through, "/kim/", &[]).expect(401);
+    let found = find(&through, "/kim/", &[("Cookie", &kim)]).expect(207).body;
     assert!(found.contains("/kim/"), "{found}");
-    gateway.send(&Request::new("MKCALENDAR", "/kim/calendar/").cookie(&kim)).expect(201);
-    gateway.send(&find("/kim/calendar/").cookie(&kim)).expect(207);
+    ask(&through, "MKCALENDAR", "/kim/calendar/", &[("Cookie", &kim)]).expect(201);
+    find(&through, "/kim/calendar/", &[("Cookie", &kim)]).expect(207);
     for name in ["X-Remote-User", "x-remote-user", "X_Remote_User", "X-Remote_User", "Remote-User"] {
-        let answer = gateway.send(&find("/lee/").cookie(&kim).field(name, "lee"));
-        assert!(matches!(answer.status, 401 | 403), "{name}: {}: {}", answer.status, answer.text());
-        gateway.send(&find("/kim/calendar/").cookie(&kim).field(name, "lee")).expect(207);
-        gateway.send(&find("/lee/").field(name, "lee")).expect(401);
+        let answer = find(&through, "/lee/", &[("Cookie", &kim), (name, "lee")]);
+        assert!(matches!(answer.status, 401 | 403), "{name}: {}: {}", answer.status, answer.body);
+        find(&through, "/kim/calendar/", &[("Cookie", &kim), (name, "lee")]).expect(207);
+        find(&through, "/lee/", &[(name, "lee")]).expect(401);
     }
-    let lee = gateway.login("lee");
-    gateway.send(&find("/lee/").cookie(&lee)).expect(207);
+    let lee = cookie(&gateway.login("lee"));
+    find(&through, "/lee/", &[("Cookie", &lee)]).expect(207);
 }
 
 #[test]
@@ -209,25 +248,26 @@ fn a_wsgi_application_finds_only_our_identity_in_its_environ() {
         "X_WebAuth_User",
         "X_Doorward_Assertion",
     ];
-    let forged = |target: &str| {
-        spoofs.iter().fold(Request::get(target), |request, name| {
-            // Twice: a first copy that is taken out must not leave a second.
-            request.field(name, "mallory").field(name, "mallory")
-        })
+    let through = format!("http://{}", gateway.address);
+    let forged = |base: &str, target: &str, more: &[(&str, &str)]| {
+        // Twice: a first copy that is taken out must not leave a second.
+        let mut fields: Vec<(&str, &str)> = spoofs.iter().flat_map(|name| [(*name, "mallory"); 2]).collect();
+        fields.extend(more);
+        ask(base, "GET", target, &fields).expect(200).json()
     };
-    let seen = gunicorn.send(&forged("/")).expect(200).json();
+    let seen = forged(&gunicorn.url(), "/", &[]);
     assert_eq!(seen["HTTP_X_FORWARDED_USER"].as_str().unwrap().matches("mallory").count(), 10, "not folded: {seen}");
 
     let token = gateway.login("kim");
     for target in ["/", "/open"] {
-        let seen = gateway.send(&forged(target).cookie(&token)).expect(200).json();
+        let seen = forged(&through, target, &[("Cookie", &cookie(&token))]);
         assert_eq!(seen["HTTP_X_FORWARDED_USER"], "kim", "{target}");
         assert_eq!(seen["HTTP_X_FORWARDED_GROUPS"], "staff", "{target}");
         assert_eq!(seen["HTTP_X_FORWARDED_EMAIL"], "kim@example.com", "{target}");
         assert!(!seen.to_string().contains("mallory"), "{target}: {seen}");
         assert!(!seen.to_string().contains(&token), "{target}: {seen}");
     }
-    let seen = gateway.send(&forged("/open")).expect(200).json();
+    let seen = forged(&through, "/open", &[]);
     assert!(!seen.to_string().contains("mallory"), "{seen}");
     for name in seen.as_object().unwrap().keys() {
         assert!(
