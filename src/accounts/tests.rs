@@ -316,8 +316,8 @@ async fn what_is_not_allowed_changes_nothing() {
     let kim = room.add("kim").await;
     let (accounts, login, token) = (&room.accounts, &room.login, &room.token);
     let again = NewAccount { username: "KIM".into(), ..NewAccount::default() };
-    let taken = accounts.add(login, again.clone(), secret(PASSWORD)).await;
-    assert!(matches!(taken, Err(AccountError::Store(StoreError::NameTaken(_)))));
+    let refused = accounts.add(login, again.clone(), secret(PASSWORD)).await;
+    assert!(matches!(refused, Err(AccountError::Store(StoreError::NameTaken(_)))));
     let lee = NewAccount { username: "lee".into(), ..again };
     for (new, password) in [
         (NewAccount { username: "l ee".into(), ..lee.clone() }, PASSWORD),

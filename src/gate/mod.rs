@@ -105,6 +105,7 @@ impl Asked {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "the line, step by step: in pieces nobody could read its order")]
 async fn serve(
     core: &Rc<Core>,
     live: &Arc<Live>,

@@ -121,7 +121,7 @@ impl Health {
                         match probed {
                             Ok(()) => tracing::info!(upstream = name, url = state.label, "the probe succeeds again"),
                             Err(error) => {
-                                tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use")
+                                tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use");
                             }
                         }
                     }

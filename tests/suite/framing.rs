@@ -371,12 +371,11 @@ fn an_answer_with_both_framings_and_one_with_extra_bytes_do_not_spill_over() {
         for (target, body) in
             [("/open/both", "hello"), ("/open/extra", "hello"), ("/open/204", ""), ("/open/next", "honest")]
         {
-            let answer = match connection.try_send(&Request::get(target)) {
-                Ok(answer) => answer,
-                Err(_) => {
-                    connection = gateway.connect();
-                    connection.send(&Request::get(target))
-                }
+            let answer = if let Ok(answer) = connection.try_send(&Request::get(target)) {
+                answer
+            } else {
+                connection = gateway.connect();
+                connection.send(&Request::get(target))
             };
             if answer.status < 300 {
                 assert_eq!(answer.text(), body, "{target}");

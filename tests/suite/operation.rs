@@ -105,7 +105,7 @@ fn running_requests_finish_while_ready_says_no_and_a_second_signal_ends_at_once(
         let (go, gone) = std::sync::mpsc::channel::<()>();
         let gone = std::sync::Mutex::new(gone);
         let upstream = Upstream::start(move |_, wire| {
-            let _ = gone.lock().unwrap().recv_timeout(Duration::from_secs(60));
+            let _ = gone.lock().unwrap().recv_timeout(Duration::from_mins(1));
             reply(wire, 200, &[], b"late")
         });
         let mut gateway = Gateway::guarding(&upstream);
