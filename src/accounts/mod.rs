@@ -1,18 +1,25 @@
 //! Sign-in and account changes. Outcomes, not HTTP.
+//!
+//! - Nobody outside learns whether a name exists: every refusal is the same answer after the same work.
+//! - Every place that takes a password counts in the same throttle.
+//! - Every change is one atomic list of writes, the revocations that follow from it among them.
 
+mod changes;
 pub mod hashing;
 pub mod import;
 pub mod password;
+pub(crate) mod profile;
+mod rules;
+mod sign_in;
+#[cfg(test)]
+mod tests;
 pub mod throttle;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config;
-use crate::secret::Secret;
-use crate::store::{Account, AccountId, Store, StoreError, Username};
+use crate::store::{Account, Store, StoreError, Username};
 use crate::telemetry::audit::Audit;
 
 /// What came of a try to sign in.
@@ -20,12 +27,16 @@ use crate::telemetry::audit::Audit;
 pub enum SignIn {
     /// `log_head` was read before the account, so that a change that raced the login ends the token made from it.
     Granted {
+        /// As it was read, with the new hash where the old one was made anew.
         account: Box<Account>,
+        /// The number of the newest log entry.
         log_head: u64,
     },
     /// Wrong name, wrong password, or disabled: nobody outside may learn which.
     Refused,
+    /// Too many wrong passwords of late. Whole seconds, at least one.
     Throttled {
+        /// How long to wait.
         retry_after: Duration,
     },
     /// The hash queue is full.
@@ -37,16 +48,25 @@ pub enum SignIn {
 /// Why an account change was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
+    /// What was asked for is not allowed; a sentence without its full stop.
     #[error("{0}")]
     Invalid(String),
+    /// The name or the id as it was asked for.
     #[error("there is no account named {0:?}")]
     NoSuchAccount(String),
+    /// The current password, which a person has to give to change it.
     #[error("the password is wrong")]
     WrongPassword,
+    /// Too many wrong passwords of late.
     #[error("too many tries; wait {} s", .retry_after.as_secs())]
-    Throttled { retry_after: Duration },
+    Throttled {
+        /// In whole seconds, at least one.
+        retry_after: Duration,
+    },
+    /// The hash queue is full.
     #[error("too many passwords are being checked right now; try again")]
     Busy,
+    /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -54,104 +74,44 @@ pub enum AccountError {
 /// A new account as somebody asked for it.
 #[derive(Clone, Debug, Default)]
 pub struct NewAccount {
+    /// As typed; it is stored in its canonical form.
     pub username: String,
+    /// Each 1 to 64 characters.
     pub groups: Vec<String>,
+    /// May be empty.
     pub email: String,
+    /// May be empty.
     pub display_name: String,
 }
 
 /// All that is done with accounts. Cheap to clone; shared by every thread.
 #[derive(Clone)]
 pub struct Accounts {
-    _store: Arc<dyn Store>,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    hashers: hashing::HashPool,
+    throttle: Arc<throttle::Throttle>,
+    audit: Audit,
 }
 
 impl Accounts {
+    /// One for the whole process: its clones share the throttle.
     #[must_use]
-    pub fn new(_store: Arc<dyn Store>, _clock: Clock, _hashers: hashing::HashPool, _audit: Audit) -> Self {
-        todo!("helper: accounts")
+    pub fn new(store: Arc<dyn Store>, clock: Clock, hashers: hashing::HashPool, audit: Audit) -> Self {
+        let throttle = Arc::new(throttle::Throttle::new(clock.clone()));
+        Self { store, clock, hashers, throttle, audit }
     }
 
-    /// Tries a name and a password. The same work whatever is wrong.
-    pub async fn sign_in(
-        &self,
-        _login: &config::Login,
-        _name: &str,
-        _password: Secret<String>,
-        _client: IpAddr,
-    ) -> SignIn {
-        todo!()
+    /// The account of a name in any of its forms.
+    pub async fn by_name(&self, name: &str) -> Result<Account, AccountError> {
+        let username = Self::canonical(name)?;
+        let account = self.store.account_by_name(&username).await?;
+        account.ok_or_else(|| AccountError::NoSuchAccount(username.into()))
     }
 
-    /// A person changes his own password; ends every other session (revokes all tokens of the account).
-    pub async fn change_own_password(
-        &self,
-        _login: &config::Login,
-        _token: &config::Token,
-        _id: &AccountId,
-        _current: Secret<String>,
-        _new: Secret<String>,
-        _client: IpAddr,
-    ) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn add(
-        &self,
-        _login: &config::Login,
-        _new: NewAccount,
-        _password: Secret<String>,
-    ) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn set_password(
-        &self,
-        _login: &config::Login,
-        _token: &config::Token,
-        _name: &str,
-        _password: Secret<String>,
-    ) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn set_groups(
-        &self,
-        _token: &config::Token,
-        _name: &str,
-        _groups: Vec<String>,
-    ) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn disable(&self, _token: &config::Token, _name: &str) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn enable(&self, _token: &config::Token, _name: &str) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn remove(&self, _token: &config::Token, _name: &str) -> Result<(), AccountError> {
-        todo!()
-    }
-
-    /// "Sign out everywhere": raises `__v`, revokes every token, removes every session.
-    pub async fn sign_out_everywhere(&self, _token: &config::Token, _id: &AccountId) -> Result<Account, AccountError> {
-        todo!()
-    }
-
-    pub async fn by_name(&self, _name: &str) -> Result<Account, AccountError> {
-        todo!()
-    }
-
+    /// All accounts, ordered by name.
     pub async fn list(&self) -> Result<Vec<Account>, AccountError> {
-        todo!()
-    }
-
-    /// All of them or none. Returns how many.
-    pub async fn import(&self, _accounts: Vec<import::Imported>) -> Result<usize, AccountError> {
-        todo!()
+        Ok(self.store.accounts().await?)
     }
 
     /// The canonical form of a name for a message or a look-up.

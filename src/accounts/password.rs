@@ -1,8 +1,13 @@
 //! Password hashes: kinds, verification, rehashing.
 //!
 //! Whatever is wrong, the same number of bcrypt rounds is done: [`check`] counts them, so that a test can hold it
-//! without measuring time. Nothing that is hashed here is ever cut; imported plain bcrypt is cut at 72 bytes as its
-//! old system did.
+//! without measuring time. argon2id has no such rounds: its time is measured and filled up with bcrypt to about the
+//! same sum. Two kinds of account stay slower to refuse than an unknown name until their owner's next login makes
+//! their hash anew: one with a bcrypt cost above the configured one, and one whose argon2id takes longer than that cost.
+//!
+//! Nothing that is hashed here is ever cut; imported plain bcrypt is cut at 72 bytes as its old system did.
+
+use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
@@ -11,10 +16,14 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::clock::Clock;
+
 /// The longest password, in bytes.
 pub const MAX_BYTES: usize = 1024;
 /// The longest password that plain bcrypt takes whole: it adds a NUL and reads 72 bytes.
 const PLAIN_BCRYPT_BYTES: usize = 71;
+/// The lowest cost that bcrypt has.
+const MIN_COST: u32 = 4;
 
 /// Why a hash text is not accepted. Never shows the hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,10 +38,21 @@ pub enum HashTextError {
 
 /// A hash text that was read strictly.
 enum Stored {
-    Bcrypt { cost: u32, text: String },
+    Bcrypt {
+        cost: u32,
+        text: String,
+    },
     /// passlib's; `key` is the salt's text in version 2, nothing in version 1.
-    BcryptSha256 { cost: u32, key: Option<String>, text: String },
-    Argon2id { params: Params, salt: Vec<u8>, digest: Vec<u8> },
+    BcryptSha256 {
+        cost: u32,
+        key: Option<String>,
+        text: String,
+    },
+    Argon2id {
+        params: Params,
+        salt: Vec<u8>,
+        digest: Vec<u8>,
+    },
 }
 
 /// What came of a check.
@@ -82,9 +102,9 @@ pub fn needs_rehash(hash: &str, password: &str, cost: u32) -> bool {
 }
 
 /// Checks a password. `stored`: `None` for an unknown name. `enabled`: a disabled account is refused after the work of
-/// a wrong password. A refusal costs 2^`cost` rounds; with argon2id one step less, which its own work stands for.
+/// a wrong password. A refusal costs 2^`cost` rounds, or with argon2id the time of so many by `clock`.
 #[must_use]
-pub fn check(stored: Option<&str>, enabled: bool, password: &str, cost: u32) -> Checked {
+pub fn check(clock: &Clock, stored: Option<&str>, enabled: bool, password: &str, cost: u32) -> Checked {
     let parsed = stored.map(parse);
     let malformed = matches!(parsed, Some(Err(_)));
     // A NUL would end the password for bcrypt, and a long one would cost more: both are wrong, after the same work.
@@ -92,48 +112,76 @@ pub fn check(stored: Option<&str>, enabled: bool, password: &str, cost: u32) -> 
     let tried = if acceptable { password } else { "not acceptable" };
     let mut rounds = 0;
     let (matched, spent) = match parsed.and_then(Result::ok) {
-        Some(Stored::Bcrypt { cost, text }) => (verify(tried, &text, cost, &mut rounds), Some(cost)),
+        Some(Stored::Bcrypt { cost, text }) => (verify(tried, &text, cost, &mut rounds), Spent::Bcrypt(cost)),
         Some(Stored::BcryptSha256 { cost, key, text }) => {
             let digest = match key {
                 Some(key) => keyed(&key, tried).unwrap_or_default(),
                 None => STANDARD.encode(Sha256::digest(tried)),
             };
-            (verify(&digest, &text, cost, &mut rounds), Some(cost))
+            (verify(&digest, &text, cost, &mut rounds), Spent::Bcrypt(cost))
         }
         Some(Stored::Argon2id { params, salt, digest }) => {
             let mut computed = vec![0; digest.len()];
+            let began = clock.instant();
             let done = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
                 tried.as_bytes(),
                 &salt,
                 &mut computed,
             );
-            (done.is_ok() && bool::from(computed.ct_eq(&digest)), Some(cost.saturating_sub(1)))
+            let took = clock.instant().saturating_duration_since(began);
+            (done.is_ok() && bool::from(computed.ct_eq(&digest)), Spent::Other(took))
         }
-        None => (false, None),
+        None => (false, Spent::Other(Duration::ZERO)),
     };
     let right = matched && acceptable && enabled;
     if !right {
-        top_up(spent, cost, &mut rounds);
+        match spent {
+            // 2^c and then 2^c + 2^(c+1) + … + 2^(C-1) rounds make 2^C.
+            Spent::Bcrypt(spent) => (spent..cost).for_each(|step| work(step, &mut rounds)),
+            Spent::Other(Duration::ZERO) => work(cost, &mut rounds),
+            Spent::Other(took) => fill_up(clock, took, cost, &mut rounds),
+        }
     }
     Checked { right, malformed, rounds }
 }
 
-/// 2^c and then 2^c + 2^(c+1) + … + 2^(C-1) rounds make 2^C.
-fn top_up(spent: Option<u32>, cost: u32, rounds: &mut u64) {
-    let (from, to) = spent.map_or((cost, cost + 1), |spent| (spent, cost));
-    for step in from..to {
-        let _ = bcrypt::hash_with_salt("the same work", step, [0; 16]);
-        *rounds += 1 << step;
+/// What a check has cost already.
+enum Spent {
+    /// 2^this rounds.
+    Bcrypt(u32),
+    /// Something that has no rounds, or nothing.
+    Other(Duration),
+}
+
+/// Adds rounds to what took so long, until both are about 2^`cost` rounds. How fast rounds are right now, on a machine
+/// that may be busy, is measured with the first eighth of them.
+fn fill_up(clock: &Clock, took: Duration, cost: u32, rounds: &mut u64) {
+    let probe = cost.saturating_sub(3).max(MIN_COST);
+    let began = clock.instant();
+    work(probe, rounds);
+    let probed = clock.instant().saturating_duration_since(began);
+    for step in rest(took, probed, probe, cost) {
+        work(step, rounds);
     }
+}
+
+/// The steps of 2^step rounds that are missing of 2^`cost`, after 2^`probe` of them took `probed`, and other work `took`.
+fn rest(took: Duration, probed: Duration, probe: u32, cost: u32) -> impl Iterator<Item = u32> {
+    let stands_for = (took.as_nanos() << probe).checked_div(probed.as_nanos()).unwrap_or(0);
+    let missing = (1_u128 << cost).saturating_sub(1 << probe).saturating_sub(stands_for);
+    (MIN_COST..cost).rev().filter(move |step| missing >> step & 1 == 1)
+}
+
+/// 2^`cost` rounds for nothing.
+fn work(cost: u32, rounds: &mut u64) {
+    let _ = bcrypt::hash_with_salt("the same work", cost, [0; 16]);
+    *rounds += 1 << cost;
 }
 
 fn verify(password: &str, text: &str, cost: u32, rounds: &mut u64) -> bool {
     *rounds += 1 << cost;
-    bcrypt::verify(password, text).unwrap_or_else(|_| {
-        // A salt whose last bits are not canonical is refused before any work.
-        let _ = bcrypt::hash_with_salt("the same work", cost, [0; 16]);
-        false
-    })
+    // Fails only for a text that `parse` does not let through.
+    bcrypt::verify(password, text).unwrap_or(false)
 }
 
 fn keyed(key: &str, password: &str) -> Option<String> {
@@ -154,7 +202,7 @@ fn parse(hash: &str) -> Result<Stored, HashTextError> {
         } else {
             (head.strip_prefix("2b,").or_else(|| head.strip_prefix("2a,")).ok_or(HashTextError::Kind)?, None)
         };
-        let cost: u32 = cost.parse().map_err(|_| HashTextError::Kind)?;
+        let cost = number(cost).ok_or(HashTextError::Kind)?;
         let text = format!("$2b${cost:02}${salt}{digest}");
         let text = if salt.len() == 22 { bcrypt_text(&text)?.1 } else { return Err(HashTextError::Kind) };
         return Ok(Stored::BcryptSha256 { cost, key, text });
@@ -172,8 +220,18 @@ fn bcrypt_text(hash: &str) -> Result<(u32, String), HashTextError> {
     if cost.len() != 2 || tail.len() != 53 || !cost.bytes().all(|b| b.is_ascii_digit()) || !tail.bytes().all(sign) {
         return Err(HashTextError::Kind);
     }
-    let cost = cost.parse().map_err(|_| HashTextError::Kind)?;
-    if (4..=16).contains(&cost) { Ok((cost, hash.to_owned())) } else { Err(HashTextError::Cost) }
+    let cost = number(cost).ok_or(HashTextError::Kind)?;
+    if !(MIN_COST..=16).contains(&cost) {
+        return Err(HashTextError::Cost);
+    }
+    // The last characters of salt and digest have bits to spare, which must be zero.
+    hash.parse::<bcrypt::HashParts>().map_err(|_| HashTextError::Kind)?;
+    Ok((cost, hash.to_owned()))
+}
+
+/// Digits only: no sign, as `parse` alone would take.
+fn number(digits: &str) -> Option<u32> {
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 fn argon2id(rest: &str) -> Result<Stored, HashTextError> {
@@ -181,7 +239,7 @@ fn argon2id(rest: &str) -> Result<Stored, HashTextError> {
     let (Some(head), Some(salt), Some(digest), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return Err(HashTextError::Kind);
     };
-    let mut numbers = head.split(',').zip(["m=", "t=", "p="]).map(|(part, key)| part.strip_prefix(key)?.parse().ok());
+    let mut numbers = head.split(',').zip(["m=", "t=", "p="]).map(|(part, key)| number(part.strip_prefix(key)?));
     let (Some(Some(m)), Some(Some(t)), Some(Some(p))) = (numbers.next(), numbers.next(), numbers.next()) else {
         return Err(HashTextError::Kind);
     };
@@ -201,6 +259,10 @@ fn argon2id(rest: &str) -> Result<Stored, HashTextError> {
 mod tests {
     use super::*;
 
+    fn clock() -> Clock {
+        Clock::manual(1_795_512_600)
+    }
+
     /// Made with passlib 1.7 and argon2-cffi, of "pässword".
     const VECTORS: [&str; 6] = [
         "$2a$04$cZ6tJQ7/dsn/R1zhIdD03uoEfqlFZ9vj22Ckrq37EF3CoPG/9nae6",
@@ -214,9 +276,9 @@ mod tests {
     #[test]
     fn hashes_of_other_programs_verify() {
         for hash in VECTORS {
-            assert!(check(Some(hash), true, "pässword", 4).right, "{hash}");
-            assert!(!check(Some(hash), true, "passwort", 4).right, "{hash}");
-            assert!(!check(Some(hash), true, "pässword\0", 4).right, "{hash}");
+            assert!(check(&clock(), Some(hash), true, "pässword", 4).right, "{hash}");
+            assert!(!check(&clock(), Some(hash), true, "passwort", 4).right, "{hash}");
+            assert!(!check(&clock(), Some(hash), true, "pässword\0", 4).right, "{hash}");
         }
     }
 
@@ -233,7 +295,46 @@ mod tests {
             (Some(low.as_str()), true, long.as_str()),
             (Some(low.as_str()), true, "right\0"),
         ] {
-            assert_eq!(check(stored, enabled, password, 6).rounds, 1 << 6, "{stored:?}");
+            assert_eq!(check(&clock(), stored, enabled, password, 6).rounds, 1 << 6, "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_argon2id_is_filled_up_to_the_same_work() {
+        // A clock that stands still: argon2id took no time, so all rounds are missing.
+        assert_eq!(check(&clock(), Some(VECTORS[5]), true, "wrong", 8).rounds, 1 << 8);
+        assert_eq!(check(&clock(), Some(VECTORS[5]), true, "pässword", 8).rounds, 0);
+        let checked = check(&Clock::system(), Some(VECTORS[5]), true, "wrong", 8);
+        assert!((1 << 5..=1 << 8).contains(&checked.rounds), "{checked:?}");
+    }
+
+    #[test]
+    fn other_work_stands_for_the_rounds_of_its_time() {
+        let rounds = |took, probed| -> u64 {
+            let (took, probed) = (Duration::from_millis(took), Duration::from_millis(probed));
+            (1 << 9) + rest(took, probed, 9, 12).map(|step| 1 << step).sum::<u64>()
+        };
+        // An eighth takes 25 ms, so all take 200.
+        assert_eq!(rounds(0, 25), 4096);
+        assert_eq!(rounds(100, 25), 2048);
+        assert_eq!(rounds(33, 25), 3408);
+        assert_eq!(rounds(175, 25), 512);
+        assert_eq!(rounds(10_000, 25), 512);
+        assert_eq!(rounds(100, 0), 4096);
+    }
+
+    #[test]
+    fn spare_bits_must_be_zero_and_numbers_have_no_sign() {
+        for hash in VECTORS {
+            assert_eq!(validate(hash), Ok(()), "{hash}");
+        }
+        let salt = VECTORS[1].replace(".1XnuJN", "/1XnuJN");
+        let digest = format!("{}/", &VECTORS[1][..59]);
+        let keyed = VECTORS[3].replace("Mee$", "Mef$");
+        for bad in [salt, digest, keyed, VECTORS[3].replace("r=4", "r=+4"), VECTORS[5].replace("t=2", "t=+2")] {
+            assert_eq!(validate(&bad), Err(HashTextError::Kind), "{bad}");
+            let checked = check(&clock(), Some(&bad), true, "pässword", 5);
+            assert_eq!(checked, Checked { right: false, malformed: true, rounds: 1 << 5 }, "{bad}");
         }
     }
 
@@ -241,8 +342,8 @@ mod tests {
     fn what_is_set_here_is_never_cut() {
         let (one, other) = (format!("{}a", "x".repeat(72)), format!("{}b", "x".repeat(72)));
         let hash = hash(&one, 4).unwrap();
-        assert!(check(Some(&hash), true, &one, 4).right);
-        assert!(!check(Some(&hash), true, &other, 4).right);
+        assert!(check(&clock(), Some(&hash), true, &one, 4).right);
+        assert!(!check(&clock(), Some(&hash), true, &other, 4).right);
         assert!(!needs_rehash(&hash, &one, 4));
         assert!(needs_rehash(&hash, &one, 5));
     }

@@ -1,1 +1,298 @@
 //! How many wrong passwords a client network may try for one account.
+//!
+//! - A bucket belongs to one network (an IPv4 address, an IPv6 /64) and one canonical name, so that nobody can lock a
+//!   person out from another network. Names that no account can have share a few buckets for each network.
+//! - Only wrong passwords count. Tries under way don't, so right ones never get in each other's way.
+//! - The wrong tries of the last `window` count one by one. Beyond [`SLOTS`] of them the oldest are taken together as
+//!   if they had come with the later one: an error on the strict side, for the sake of bounded memory.
+//! - At most 2 × [`GENERATION`] buckets are kept; beyond that those go whose last wrong try is oldest.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::Clock;
+use crate::store::Username;
+
+/// Buckets in each of the two generations.
+const GENERATION: usize = 32_768;
+/// Moments that one bucket remembers.
+const SLOTS: usize = 32;
+
+/// How many wrong passwords in what time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// At least 1.
+    pub max_attempts: u32,
+    /// From each wrong try on.
+    pub window: Duration,
+}
+
+/// Whose tries are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bucket([u8; 16]);
+
+/// Every wrong try that still counts. One for the whole process.
+pub struct Throttle {
+    clock: Clock,
+    counted: Mutex<Counted>,
+}
+
+/// Two generations: a bucket moves into the young one with each wrong try; when that is full, or older than a window,
+/// it becomes the old one, and what was old is forgotten.
+struct Counted {
+    young: HashMap<Bucket, Tries>,
+    old: HashMap<Bucket, Tries>,
+    since: Instant,
+}
+
+/// Oldest first.
+#[derive(Default)]
+struct Tries(VecDeque<Slot>);
+
+struct Slot {
+    at: Instant,
+    wrong: u32,
+}
+
+impl Bucket {
+    /// `name` is `None` where what was typed can be no account's name; then `typed` chooses one of 256 buckets.
+    #[must_use]
+    pub fn of(client: IpAddr, name: Option<&Username>, typed: &str) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(network(client).octets());
+        match name {
+            Some(name) => digest.update(name.as_str()),
+            // No name holds a control character.
+            None => digest.update([b'\n', Sha256::digest(typed)[0]]),
+        }
+        let mut key = [0; 16];
+        key.iter_mut().zip(digest.finalize()).for_each(|(to, from)| *to = from);
+        Self(key)
+    }
+}
+
+/// IPv4 as its mapped IPv6 address, IPv6 as its /64.
+fn network(client: IpAddr) -> Ipv6Addr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64),
+    }
+}
+
+impl Throttle {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        let since = clock.instant();
+        Self { clock, counted: Mutex::new(Counted { young: HashMap::new(), old: HashMap::new(), since }) }
+    }
+
+    /// How long this bucket has to wait, in whole seconds, at least one; `None` where it may try.
+    #[must_use]
+    pub fn wait(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = counted.young.get(bucket).or_else(|| counted.old.get(bucket))?;
+        let left = tries.wait(self.clock.instant(), limit)?;
+        let second = u64::from(left.subsec_nanos() > 0);
+        Some(Duration::from_secs(left.as_secs().saturating_add(second).max(1)))
+    }
+
+    /// Counts a wrong password.
+    pub fn wrong(&self, bucket: Bucket, limit: Limit) {
+        let now = self.clock.instant();
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.young.len() >= GENERATION || now.saturating_duration_since(counted.since) >= limit.window {
+            counted.old = std::mem::take(&mut counted.young);
+            counted.since = now;
+        }
+        let earlier = counted.old.remove(&bucket);
+        let tries = counted.young.entry(bucket).or_insert_with(|| earlier.unwrap_or_default());
+        tries.add(now, limit);
+    }
+
+    /// Forgets the wrong tries of a bucket: a right password came.
+    pub fn right(&self, bucket: &Bucket) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.young.remove(bucket);
+        counted.old.remove(bucket);
+    }
+
+    /// Buckets kept right now.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let counted = self.counted.lock().unwrap();
+        counted.young.len() + counted.old.len()
+    }
+}
+
+impl Tries {
+    fn add(&mut self, now: Instant, limit: Limit) {
+        self.0.retain(|slot| now.saturating_duration_since(slot.at) < limit.window);
+        self.0.push_back(Slot { at: now, wrong: 1 });
+        if self.0.len() > SLOTS
+            && let Some(oldest) = self.0.pop_front()
+            && let Some(next) = self.0.front_mut()
+        {
+            next.wrong = next.wrong.saturating_add(oldest.wrong);
+        }
+    }
+
+    /// Until fewer than `max_attempts` are within the window.
+    fn wait(&self, now: Instant, limit: Limit) -> Option<Duration> {
+        let mut wrong: u32 = 0;
+        let decisive = self.0.iter().rev().find(|slot| {
+            wrong = wrong.saturating_add(slot.wrong);
+            wrong >= limit.max_attempts
+        })?;
+        limit.window.checked_sub(now.saturating_duration_since(decisive.at)).filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: Limit = Limit { max_attempts: 3, window: Duration::from_secs(60) };
+
+    fn bucket(client: &str, name: &str) -> Bucket {
+        Bucket::of(client.parse().unwrap(), Username::canonical(name).ok().as_ref(), name)
+    }
+
+    #[test]
+    fn a_bucket_is_one_network_and_one_canonical_name() {
+        let same = [
+            (("192.0.2.1", "kim"), ("::ffff:192.0.2.1", "KIM")),
+            (("2001:db8:1:2::1", "kim"), ("2001:db8:1:2:ffff::9", "ｋｉｍ")),
+        ];
+        for ((client, name), (other, twin)) in same {
+            assert_eq!(bucket(client, name), bucket(other, twin));
+        }
+        let all = [
+            bucket("192.0.2.1", "kim"),
+            bucket("192.0.2.2", "kim"),
+            bucket("192.0.2.1", "lee"),
+            bucket("2001:db8:1:2::1", "kim"),
+            bucket("2001:db8:1:3::1", "kim"),
+            bucket("192.0.2.1", "kim "),
+            bucket("192.0.2.2", "kim "),
+        ];
+        let distinct: std::collections::HashSet<Bucket> = all.into_iter().collect();
+        assert_eq!(distinct.len(), all.len());
+    }
+
+    #[test]
+    fn names_that_can_be_none_share_256_buckets() {
+        let names: std::collections::HashSet<Bucket> =
+            (0..10_000).map(|number| bucket("192.0.2.1", &format!("no name {number}"))).collect();
+        assert!(names.len() <= 256, "{}", names.len());
+    }
+
+    #[test]
+    fn the_limit_holds_for_the_window_and_a_right_password_clears_it() {
+        let clock = Clock::manual(1_000);
+        let throttle = Throttle::new(clock.clone());
+        let kim = bucket("192.0.2.1", "kim");
+        for _ in 0..3 {
+            assert_eq!(throttle.wait(&kim, LIMIT), None);
+            throttle.wrong(kim, LIMIT);
+            clock.advance(Duration::from_millis(10_500));
+        }
+        // The first was 31.5 s ago.
+        assert_eq!(throttle.wait(&kim, LIMIT), Some(Duration::from_secs(29)));
+        assert_eq!(throttle.wait(&bucket("192.0.2.2", "kim"), LIMIT), None);
+        clock.advance(Duration::from_millis(28_499));
+        assert_eq!(throttle.wait(&kim, LIMIT), Some(Duration::from_secs(1)));
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(throttle.wait(&kim, LIMIT), None);
+        throttle.wrong(kim, LIMIT);
+        assert!(throttle.wait(&kim, LIMIT).is_some());
+        throttle.right(&kim);
+        assert_eq!(throttle.wait(&kim, LIMIT), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_newest_stay() {
+        let throttle = Throttle::new(Clock::manual(1_000));
+        let one = Limit { max_attempts: 1, ..LIMIT };
+        let all: Vec<Bucket> = (0..100_000).map(|number| bucket("192.0.2.1", &format!("n{number}"))).collect();
+        for bucket in &all {
+            throttle.wrong(*bucket, one);
+        }
+        assert!(throttle.len() <= 2 * GENERATION);
+        assert!(all[all.len() - GENERATION..].iter().all(|bucket| throttle.wait(bucket, one).is_some()));
+    }
+
+    #[test]
+    fn a_great_limit_takes_little_memory_and_errs_on_the_strict_side() {
+        let clock = Clock::manual(1_000);
+        let throttle = Throttle::new(clock.clone());
+        let (kim, great) = (bucket("192.0.2.1", "kim"), Limit { max_attempts: 1000, ..LIMIT });
+        for _ in 0..1000 {
+            assert_eq!(throttle.wait(&kim, great), None);
+            throttle.wrong(kim, great);
+            clock.advance(Duration::from_millis(1));
+        }
+        assert_eq!(throttle.wait(&kim, great), Some(LIMIT.window));
+        assert_eq!(throttle.counted.lock().unwrap().young[&kim].0.len(), SLOTS);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Try(usize),
+        Right(usize),
+        Pass(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..4usize).prop_map(Step::Try),
+            1 => (0..4usize).prop_map(Step::Right),
+            2 => (0..40_000u64).prop_map(Step::Pass),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Against a list of every wrong try ever.
+        #[test]
+        fn it_counts_as_a_plain_list_does(steps in steps(), max_attempts in 1..6u32) {
+            let limit = Limit { max_attempts, ..LIMIT };
+            let clock = Clock::manual(1_000);
+            let throttle = Throttle::new(clock.clone());
+            let buckets: Vec<Bucket> = (0..4).map(|number| bucket("192.0.2.1", &format!("n{number}"))).collect();
+            let (mut now, mut model) = (0u64, vec![Vec::<u64>::new(); 4]);
+            for step in steps {
+                match step {
+                    Step::Pass(millis) => {
+                        clock.advance(Duration::from_millis(millis));
+                        now += millis;
+                    }
+                    Step::Right(who) => {
+                        throttle.right(&buckets[who]);
+                        model[who].clear();
+                    }
+                    Step::Try(who) => {
+                        let recent: Vec<u64> = model[who].iter().copied().filter(|at| now - at < 60_000).collect();
+                        let free = recent.len() < max_attempts as usize;
+                        let wait = throttle.wait(&buckets[who], limit);
+                        prop_assert_eq!(wait.is_none(), free);
+                        if free {
+                            throttle.wrong(buckets[who], limit);
+                            model[who].push(now);
+                        } else {
+                            let decisive = recent[recent.len() - max_attempts as usize];
+                            let left = (decisive + 60_000 - now).div_ceil(1000);
+                            prop_assert_eq!(wait, Some(Duration::from_secs(left)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Trying a password, on a hashing thread, within the throttle.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hashing::HashError;
+use super::throttle::{Bucket, Limit, Throttle};
+use super::{Accounts, SignIn, password};
+use crate::clock::Clock;
+use crate::config;
+use crate::secret::Secret;
+use crate::store::{Account, StoreError, Username, Write};
+use crate::telemetry::audit::{Audit, Event};
+
+/// As much of a name that is none as goes into the audit log.
+const SHOWN_CHARS: usize = 64;
+
+/// One password to try, and whose.
+pub(super) struct Attempt {
+    pub(super) bucket: Bucket,
+    /// For the audit log.
+    pub(super) username: String,
+    /// For the audit log: what the password was for.
+    pub(super) detail: &'static str,
+    pub(super) client: IpAddr,
+    /// `None`: there is no such account.
+    pub(super) account: Option<Box<Account>>,
+    pub(super) password: Secret<String>,
+}
+
+/// What came of an [`Attempt`].
+pub(super) enum Tried<T> {
+    /// The password is right; with what was made of it on the same thread.
+    Right(Box<Account>, T),
+    Wrong,
+    Throttled(Duration),
+    Busy,
+}
+
+/// What a hashing thread needs besides the attempt.
+#[derive(Clone)]
+struct Judge {
+    clock: Clock,
+    throttle: Arc<Throttle>,
+    audit: Audit,
+    limit: Limit,
+    cost: u32,
+}
+
+impl Accounts {
+    /// Tries a name and a password. The same work whatever is wrong.
+    ///
+    /// Dropping the future doesn't take a wrong try back: what a hashing thread has begun is counted.
+    pub async fn sign_in(&self, login: &config::Login, name: &str, password: Secret<String>, client: IpAddr) -> SignIn {
+        let username = Username::canonical(name).ok();
+        let bucket = Bucket::of(client, username.as_ref(), name);
+        let shown = username.as_ref().map_or_else(|| presentable(name), ToString::to_string);
+        let attempt = Attempt { bucket, username: shown, detail: "", client, account: None, password };
+        if let Some(retry_after) = self.judge(login).wait(&attempt) {
+            return SignIn::Throttled { retry_after };
+        }
+        let (log_head, account) = match self.read(username.as_ref()).await {
+            Ok(read) => read,
+            Err(error) => return SignIn::Unavailable(error),
+        };
+        let cost = login.bcrypt_cost;
+        let tried = self.try_password(login, Attempt { account, ..attempt }, move |account, password| {
+            let outdated = password::needs_rehash(account.password_hash.expose(), password, cost);
+            outdated.then(|| password::hash(password, cost)).flatten().map(Secret::new)
+        });
+        match tried.await {
+            Tried::Right(mut account, rehashed) => {
+                if let Some(hash) = rehashed {
+                    self.store_rehashed(&mut account, hash).await;
+                }
+                self.audit.record(&Event {
+                    event: "login",
+                    outcome: "ok",
+                    username: account.username.as_str(),
+                    id: account.id.as_str(),
+                    client: &client.to_canonical().to_string(),
+                    ..Event::default()
+                });
+                SignIn::Granted { account, log_head }
+            }
+            Tried::Wrong => SignIn::Refused,
+            Tried::Throttled(retry_after) => SignIn::Throttled { retry_after },
+            Tried::Busy => SignIn::Busy,
+        }
+    }
+
+    /// Tries the password on a hashing thread; with a right one, `then` runs on that thread as well.
+    pub(super) async fn try_password<T: Send + 'static>(
+        &self,
+        login: &config::Login,
+        attempt: Attempt,
+        then: impl FnOnce(&Account, &str) -> T + Send + 'static,
+    ) -> Tried<T> {
+        let judge = self.judge(login);
+        match self.hashers.run(move || judge.try_now(attempt, then)).await {
+            Ok(tried) => tried,
+            Err(HashError::Busy | HashError::Failed) => Tried::Busy,
+        }
+    }
+
+    /// How long the attempt has to wait, where it has to; told to the audit log.
+    pub(super) fn throttled(&self, login: &config::Login, attempt: &Attempt) -> Option<Duration> {
+        self.judge(login).wait(attempt)
+    }
+
+    fn judge(&self, login: &config::Login) -> Judge {
+        Judge {
+            clock: self.clock.clone(),
+            throttle: Arc::clone(&self.throttle),
+            audit: self.audit.clone(),
+            limit: Limit { max_attempts: login.max_attempts, window: login.window },
+            cost: login.bcrypt_cost,
+        }
+    }
+
+    /// The log's number first: a change of the account that comes between the two is newer than the number, so it ends
+    /// the token that is made from them.
+    async fn read(&self, username: Option<&Username>) -> Result<(u64, Option<Box<Account>>), StoreError> {
+        let log_head = self.store.log_head().await?;
+        let account = match username {
+            Some(username) => self.store.account_by_name(username).await?,
+            None => None,
+        };
+        Ok((log_head, account.map(Box::new)))
+    }
+
+    /// Replaces an outdated hash unless somebody changed the account meanwhile. Never in the way of the login.
+    pub(super) async fn store_rehashed(&self, account: &mut Account, hash: Secret<String>) {
+        let renewed = Account { password_hash: hash.clone(), ..account.clone() };
+        match self.store.apply(vec![Write::UpdateAccount(renewed)]).await {
+            Ok(_) => {
+                account.password_hash = hash;
+                account.revision += 1;
+            }
+            Err(StoreError::Conflict | StoreError::NoSuchAccount) => {}
+            Err(error) => {
+                let id = account.id.as_str();
+                tracing::warn!(%error, id, "an outdated password hash could not be replaced; the next login tries again");
+            }
+        }
+    }
+}
+
+impl Judge {
+    fn wait(&self, attempt: &Attempt) -> Option<Duration> {
+        let wait = self.throttle.wait(&attempt.bucket, self.limit)?;
+        self.record("login_throttled", "too_many_tries", attempt);
+        Some(wait)
+    }
+
+    /// The throttle is asked again right before the work: whatever is waiting in the queue when the limit is reached
+    /// stays out, so that no more guesses than the limit and one for each hashing thread are ever checked.
+    fn try_now<T>(&self, mut attempt: Attempt, then: impl FnOnce(&Account, &str) -> T) -> Tried<T> {
+        if let Some(wait) = self.wait(&attempt) {
+            return Tried::Throttled(wait);
+        }
+        let account = attempt.account.take();
+        let password = attempt.password.expose();
+        let stored = account.as_ref().map(|account| account.password_hash.expose().as_str());
+        let enabled = account.as_ref().is_none_or(|account| !account.disabled);
+        let checked = password::check(&self.clock, stored, enabled, password, self.cost);
+        if checked.malformed
+            && let Some(account) = &account
+        {
+            tracing::error!(
+                id = account.id.as_str(),
+                username = account.username.as_str(),
+                "the stored password hash of this account can't be read: set a new password"
+            );
+        }
+        match account {
+            Some(account) if checked.right => {
+                self.throttle.right(&attempt.bucket);
+                let made = then(&account, password);
+                Tried::Right(account, made)
+            }
+            account => {
+                self.throttle.wrong(attempt.bucket, self.limit);
+                let reason = match &account {
+                    None => "unknown_name",
+                    Some(_) if checked.malformed => "unreadable_hash",
+                    Some(account) if account.disabled => "disabled",
+                    Some(_) => "wrong_password",
+                };
+                self.record("login_failed", reason, &attempt);
+                Tried::Wrong
+            }
+        }
+    }
+
+    fn record(&self, event: &'static str, outcome: &str, attempt: &Attempt) {
+        self.audit.record(&Event {
+            event,
+            outcome,
+            username: &attempt.username,
+            client: &attempt.client.to_canonical().to_string(),
+            detail: attempt.detail,
+            ..Event::default()
+        });
+    }
+}
+
+/// The beginning of what was typed, without anything that could act on a terminal or be unseen.
+fn presentable(typed: &str) -> String {
+    let shown = |character: char| {
+        let plain = character.is_alphanumeric() || character.is_ascii_graphic() || character == ' ';
+        if plain { character } else { '\u{fffd}' }
+    };
+    typed.chars().take(SHOWN_CHARS).map(shown).collect()
+}
