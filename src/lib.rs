@@ -1,20 +1,23 @@
-//! Doorward.
+//! Doorward: a login in front of HTTP applications that have none of their own.
+//!
+//! The program is a thin shell around this library. `ARCHITECTURE.md` draws the line that every request takes and says
+//! which room may know which; here is only what the program and the tools beside it need.
 
-pub mod accounts;
-pub mod admin;
-pub mod app;
-pub mod auth;
+mod accounts;
+mod admin;
+mod app;
+mod auth;
 pub mod cli;
-pub mod clock;
+mod clock;
+mod config;
 mod context;
 mod gate;
+mod message;
+mod policy;
+mod portal;
+mod router;
+mod secret;
 mod server;
-pub mod config;
-pub mod message;
-pub mod policy;
-pub mod portal;
-pub mod router;
-pub mod secret;
-pub mod store;
-pub mod telemetry;
-pub mod upstream;
+mod store;
+mod telemetry;
+mod upstream;

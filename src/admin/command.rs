@@ -11,25 +11,62 @@ use crate::secret::Secret;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
-    UserAdd { username: String, groups: Vec<String>, email: String, display_name: String, password: Password },
+    UserAdd {
+        username: String,
+        groups: Vec<String>,
+        email: String,
+        display_name: String,
+        password: Password,
+    },
     UserList,
-    UserShow { username: String },
-    UserSetPassword { username: String, password: Password },
-    UserSetGroups { username: String, groups: Vec<String> },
-    UserDisable { username: String },
-    UserEnable { username: String },
-    UserRemove { username: String },
-    UserImport { format: ImportFormat, text: Password },
+    UserShow {
+        username: String,
+    },
+    UserSetPassword {
+        username: String,
+        password: Password,
+    },
+    UserSetGroups {
+        username: String,
+        groups: Vec<String>,
+    },
+    UserDisable {
+        username: String,
+    },
+    UserEnable {
+        username: String,
+    },
+    UserRemove {
+        username: String,
+    },
+    UserImport {
+        format: ImportFormat,
+        text: Password,
+    },
     UserExport,
-    SessionList { username: Option<String> },
-    SessionRevoke { session: String },
-    SessionRevokeUser { username: String },
+    SessionList {
+        username: Option<String>,
+    },
+    SessionRevoke {
+        session: String,
+    },
+    SessionRevokeUser {
+        username: String,
+    },
     SessionRevokeAll,
     /// `lifetime` in seconds.
-    TokenIssue { username: String, lifetime: Option<u64> },
-    TokenInspect { token: Password },
+    TokenIssue {
+        username: String,
+        lifetime: Option<u64>,
+    },
+    TokenInspect {
+        token: Password,
+    },
     StoreDump,
-    StoreRestore { dump: Password, keep_sessions: bool },
+    StoreRestore {
+        dump: Password,
+        keep_sessions: bool,
+    },
     /// Read the configuration and the keys again.
     Reload,
 }

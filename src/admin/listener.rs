@@ -87,9 +87,7 @@ fn answer(request: &Request<Incoming>, report: &dyn Report) -> Response<Full<Byt
             let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             replies::json(status, &json!({ "ready": reasons.is_empty(), "reasons": reasons }))
         }
-        "/metrics" => {
-            text(&report.metrics(), "application/openmetrics-text; version=1.0.0; charset=utf-8")
-        }
+        "/metrics" => text(&report.metrics(), "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         _ => replies::problem(StatusCode::NOT_FOUND, "no_route", "Here are /ping, /ready and /metrics.", None),
     }
 }

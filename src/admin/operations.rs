@@ -14,7 +14,10 @@ use crate::auth::{Standing, Verified};
 use crate::clock::{Clock, rfc3339};
 use crate::config::Config;
 use crate::secret::Secret;
-use crate::store::{Account, AccountId, Session, SessionId, Store, StoreError, dump};
+use crate::store::{Account, AccountId, RevokeAll, Session, SessionId, Store, StoreError, restore, write_dump};
+
+/// Reads the configuration again; the error says everything that is wrong with it.
+pub type Reload = Box<dyn Fn() -> Result<(), String>>;
 
 /// What a command needs: the same rooms that the server uses, with or without a server around them.
 pub struct Operations {
@@ -26,7 +29,7 @@ pub struct Operations {
     /// The configuration and the keys in force. A function, for a reload changes them.
     pub in_force: Box<dyn Fn() -> Arc<dyn InForce>>,
     /// Reads the configuration again; `None` where no server runs.
-    pub reload: Option<Box<dyn Fn() -> Result<(), String>>>,
+    pub reload: Option<Reload>,
 }
 
 /// What is in force right now.
@@ -142,9 +145,10 @@ impl Operations {
     async fn session_revoke(&self, session: &str) -> Result<Outcome, String> {
         let in_force = (self.in_force)();
         let id: SessionId = session.parse().map_err(|error| format!("session id {error}"))?;
-        match self.sessions.revoke(&in_force.config().token, &id).await.map_err(chain)? {
-            true => Ok(Outcome::Done),
-            false => Err(format!("there is no session {session:?}; see `doorward session list`")),
+        if self.sessions.revoke(&in_force.config().token, &id).await.map_err(chain)? {
+            Ok(Outcome::Done)
+        } else {
+            Err(format!("there is no session {session:?}; see `doorward session list`"))
         }
     }
 
@@ -162,18 +166,15 @@ impl Operations {
         if lifetime.is_some_and(|lifetime| lifetime > longest || lifetime.is_zero()) {
             return Err(format!("--lifetime must be over 0 and at most token.max_lifetime ({} s)", longest.as_secs()));
         }
-        let issued = self
-            .sessions
-            .issue_for_script(in_force.ring()?, token, &account, head, lifetime)
-            .await
-            .map_err(chain)?;
+        let issued =
+            self.sessions.issue_for_script(in_force.ring()?, token, &account, head, lifetime).await.map_err(chain)?;
         Ok(Outcome::Text { text: issued.token.expose().clone() })
     }
 
     async fn token_inspect(&self, token: &str) -> Result<Outcome, String> {
         let in_force = (self.in_force)();
         let ring = in_force.ring()?;
-        let (header, claims) = crate::auth::token::unverified(token);
+        let (header, claims) = unverified(token);
         let refused = match ring.verify(token, self.clock.unix_seconds()) {
             Err(error) => Some(error.to_string()),
             Ok(verified) => self.why_not(&verified).await?,
@@ -196,18 +197,21 @@ impl Operations {
 
     async fn dump(&self) -> Result<Outcome, String> {
         let mut bytes = Vec::new();
-        dump::write(&*self.store, &mut bytes, self.clock.unix_seconds()).await.map_err(chain)?;
+        write_dump(&*self.store, self.clock.unix_seconds(), &mut bytes).await.map_err(chain)?;
         let text = String::from_utf8(bytes).map_err(|_| String::from("the dump is not text"))?;
         Ok(Outcome::Text { text })
     }
 
     async fn restore(&self, text: &str, keep_sessions: bool) -> Result<Outcome, String> {
         let in_force = (self.in_force)();
-        let expires = self.clock.unix_seconds() + in_force.config().token.horizon().as_secs();
-        let restored = dump::restore(text.as_bytes(), &*self.store, keep_sessions, self.clock.unix_seconds(), expires)
-            .await
-            .map_err(chain)?;
-        Ok(Outcome::Text { text: restored.to_string() })
+        let now = self.clock.unix_seconds();
+        let expires = now + in_force.config().token.horizon().as_secs();
+        let revoke_all = (!keep_sessions).then_some(RevokeAll { at: now, expires });
+        let restored = restore(text.as_bytes(), &*self.store, revoke_all).await.map_err(chain)?;
+        let counts = restored.counts;
+        Ok(Outcome::Text {
+            text: format!("{} accounts, {} sessions, {} revocations", counts.accounts, counts.sessions, counts.entries),
+        })
     }
 }
 
@@ -241,7 +245,9 @@ fn session_row(session: &Session, username: String) -> Value {
 fn explained(error: &AccountError) -> String {
     match error {
         AccountError::Store(StoreError::NameTaken(name)) => {
-            format!("an account named {name:?} exists already; `doorward user set-password {name}` changes its password")
+            format!(
+                "an account named {name:?} exists already; `doorward user set-password {name}` changes its password"
+            )
         }
         AccountError::NoSuchAccount(name) => format!("there is no account named {name:?}; see `doorward user list`"),
         error => chain(error),
@@ -268,4 +274,17 @@ fn chain(error: impl std::error::Error) -> String {
 #[must_use]
 pub fn hidden(text: String) -> super::command::Password {
     super::command::Password(Secret::new(text))
+}
+
+/// What a token says, believed or not: for a person to look at. `null` where it can't be read.
+fn unverified(token: &str) -> (Value, Value) {
+    use base64::Engine as _;
+    let mut parts = token.split('.').map(|part| {
+        base64::engine::general_purpose::URL_SAFE_NO_PAD
+            .decode(part)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(Value::Null)
+    });
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }

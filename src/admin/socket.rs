@@ -19,7 +19,7 @@ use super::operations::Operations;
 /// The longest command: an import of a million accounts fits.
 const MAX_COMMAND_BYTES: u64 = 512 * 1024 * 1024;
 /// How long a peer may take to send its line.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The socket's place in a data folder.
 #[must_use]

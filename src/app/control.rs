@@ -52,12 +52,11 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
     let listeners = open_listeners(&config).await?;
     let addresses = listeners.addresses.clone();
-    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone()).await?;
+    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), false).await?;
     let admin = match config.admin.listen {
-        Some(address) => Some(
-            listener::bind(address)
-                .map_err(|source| StartError::Admin { address: address.to_string(), source })?,
-        ),
+        Some(address) => {
+            Some(listener::bind(address).map_err(|source| StartError::Admin { address: address.to_string(), source })?)
+        }
         None => None,
     };
     let admin_socket = socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?;
@@ -238,7 +237,7 @@ impl Report for State {
         if staleness > live.config.store.max_staleness.as_secs() {
             add("stale", format!("the revocation log was last heard of {staleness} s ago"));
         }
-        for name in live.health.unreachable() {
+        for name in live.health.unreachable(self.shared.clock().instant()) {
             add("upstream_unreachable", format!("no URL of upstream {name:?} can be reached"));
         }
         reasons

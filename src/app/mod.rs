@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::accounts::Accounts;
 use crate::accounts::hashing::HashPool;
 use crate::admin::command::{Command, Outcome};
-use crate::admin::operations::{InForce, Operations};
+use crate::admin::operations::{InForce, Operations, Reload};
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{self, Store, StoreError};
+use crate::store::{LogEntry, LogFollower, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -87,7 +87,19 @@ struct Rooms {
     accounts: Accounts,
     sessions: Arc<Sessions>,
     hashers: HashPool,
-    telemetry: Telemetry,
+}
+
+/// Counts what the revocation log brings.
+struct Counted {
+    revocations: Arc<Revocations>,
+    metrics: Metrics,
+}
+
+impl LogFollower for Counted {
+    fn extend(&self, entries: &[LogEntry], head: u64) {
+        self.metrics.revocations(entries.len());
+        self.revocations.extend(entries, head);
+    }
 }
 
 /// How long a starting server waits for a command that holds the folder.
@@ -96,15 +108,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HASH_QUEUE_PER_THREAD: usize = 32;
 
 impl Rooms {
-    /// Opens the store and reads the revocation log. `workers` decides how many threads hash.
-    async fn furnish(config: &Config, clock: Clock, telemetry: Telemetry) -> Result<Self, StartError> {
+    /// Opens the store and reads the revocation log. `beside_dump`: an empty store beside a dump is what is wanted, for
+    /// the dump is about to be restored into it.
+    async fn furnish(
+        config: &Config,
+        clock: Clock,
+        telemetry: Telemetry,
+        beside_dump: bool,
+    ) -> Result<Self, StartError> {
         make_private_folder(&config.data_dir)
             .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
         let store = match config.store.kind {
-            StoreKind::Sled => store::open_sled(&config.data_dir, &clock, config.store.timeout, PATIENCE).await?,
+            StoreKind::Sled => {
+                let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
+                // Blocks, which is fine: nothing is served yet.
+                let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+                store
+            }
         };
         let revocations = Arc::new(Revocations::default());
-        store.follow(Arc::clone(&revocations) as _).await?;
+        let counted = Counted { revocations: Arc::clone(&revocations), metrics: telemetry.metrics.clone() };
+        store.follow(Arc::new(counted)).await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.saturating_sub(1).max(1);
         let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
@@ -112,12 +136,10 @@ impl Rooms {
         let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
-        Ok(Self { clock, store, revocations, accounts, sessions, hashers, telemetry })
+        Ok(Self { clock, store, revocations, accounts, sessions, hashers })
     }
 
-    fn operations(
-        &self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Box<dyn Fn() -> Result<(), String>>>,
-    ) -> Operations {
+    fn operations(&self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Reload>) -> Operations {
         Operations {
             accounts: self.accounts.clone(),
             sessions: Arc::clone(&self.sessions),
@@ -187,9 +209,10 @@ pub fn alone(config: Config, command: Command) -> Result<Outcome, StartError> {
         .enable_all()
         .build()
         .map_err(system("the runtime can't be started"))?;
+    let restoring = matches!(command, Command::StoreRestore { .. });
     runtime.block_on(async {
         let telemetry = telemetry(&config, &clock, false)?;
-        let rooms = Rooms::furnish(&config, clock.clone(), telemetry).await?;
+        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, restoring).await?;
         let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
         let alone: Arc<dyn InForce> = Arc::new(Alone { config, ring });
         let operations = rooms.operations(Box::new(move || Arc::clone(&alone)), None);

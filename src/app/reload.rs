@@ -12,12 +12,14 @@ use crate::config::{self, Config};
 use crate::gate::{Live, Shared};
 use crate::telemetry::audit::Event;
 
+/// Told of every configuration that came into force.
+type Swapped = Box<dyn Fn(&Arc<Live>)>;
+
 /// Reads one configuration file again and again.
 pub(super) struct Reloader {
     shared: Arc<Shared>,
     source: PathBuf,
-    /// Told of every configuration that came into force.
-    swapped: Box<dyn Fn(&Arc<Live>)>,
+    swapped: Swapped,
 }
 
 impl Reloader {

@@ -21,7 +21,7 @@ use super::key_files;
 use super::token::{Claims, Rules, TokenError, Unverified};
 use crate::config::{self, Algorithm, KeyMaterial};
 
-pub use super::key_files::{KeyInfo, KeyRole, generate, list, rotate};
+pub use super::key_files::{generate, list, rotate};
 
 /// Shorter HS256 secrets can be guessed from one token (RFC 7518 section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;

@@ -80,9 +80,8 @@ fn show(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
         // Writing to a String can't fail.
         let _ = write!(rows, "<tr{class}><th scope=\"row\">{}</th><td>{value}</td></tr>", escape(name.as_str()));
     }
-    let name = |header: &str| {
-        request.headers().get(header).map(|value| escape(&String::from_utf8_lossy(value.as_bytes())))
-    };
+    let name =
+        |header: &str| request.headers().get(header).map(|value| escape(&String::from_utf8_lossy(value.as_bytes())));
     let person = name("x-forwarded-preferred-username").unwrap_or_else(|| String::from("nobody"));
     let page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\

@@ -1,46 +1,58 @@
 //! `doorward explain METHOD URL [--as USER]`: what would come of a request. Changes nothing.
 
-use std::sync::Arc;
-
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::arguments::{Explain, Place};
 use super::output::{Output, printable};
+use super::user::field;
 use super::{Done, Failure, configuration, operate};
 use crate::admin::command::Command;
-use crate::config::{Config, UpstreamHost, UpstreamUrl};
+use crate::config::{Config, Expectation, UpstreamHost, UpstreamUrl};
 use crate::message::identity;
-use crate::policy::{Denied, Principal};
-use crate::router::explain::{Described, Outcome, outcome, readings, why_not, word};
-use crate::router::{NoRoute, Router};
+use crate::policy::Principal;
+use crate::router::Router;
+use crate::router::explain::{Explanation, Outcome, explain, outcome, word};
 
 pub(super) fn run(arguments: &Explain, place: &Place, output: &mut Output) -> Done {
     let config = configuration::load(place)?;
-    let request = Described::parse(&arguments.method.to_uppercase(), &arguments.url).map_err(Failure::usage)?;
+    let method: Method = arguments
+        .method
+        .to_uppercase()
+        .parse()
+        .map_err(|_| Failure::usage(format!("{:?} is no method", arguments.method)))?;
     let person = match &arguments.as_user {
-        Some(name) => Some(Arc::new(account(&config, name)?)),
+        Some(name) => Some(account(&config, name)?),
         None => None,
     };
     let router = Router::new(&config);
-    let outcome = outcome(&router, &request, person.clone());
-    let report = Report { config: &config, request: &request, person: person.as_deref(), outcome: &outcome };
+    let outcome = outcome(&router, &method, &arguments.url, person.as_ref()).map_err(Failure::usage)?;
+    let report = Report {
+        config: &config,
+        method: &method,
+        url: &arguments.url,
+        person: person.as_ref(),
+        outcome: &outcome,
+        explanation: explain(&config, &router, &method, &arguments.url),
+    };
     if arguments.json { output.json(&report.json()) } else { report.text(output) }
 }
 
 /// The account as the running server, or the store, knows it.
 fn account(config: &Config, name: &str) -> Result<Principal, Failure> {
     if !config.data_dir.exists() {
-        return Err(Failure::failed(format!("there is no account named {name:?}: {} is not there", config.data_dir.display())));
+        let folder = config.data_dir.display();
+        return Err(Failure::failed(format!("there is no account named {name:?}: {folder} is not there")));
     }
     let command = Command::UserShow { username: name.to_owned() };
     let rows = operate::rows(operate::operate(config.clone(), command)?);
     let account = rows.into_iter().next().unwrap_or_default();
-    if account["disabled"] == Value::Bool(true) {
+    if *field(&account, "disabled") == Value::Bool(true) {
         return Err(Failure::failed(format!("{name} is disabled: every request with its tokens counts as nobody's")));
     }
-    let text = |field: &str| account[field].as_str().unwrap_or_default().to_owned();
-    let groups = account["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    let text = |name: &str| field(&account, name).as_str().unwrap_or_default().to_owned();
+    let groups =
+        field(&account, "groups").as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
     Ok(Principal {
         id: text("_id"),
         username: text("username"),
@@ -52,76 +64,62 @@ fn account(config: &Config, name: &str) -> Result<Principal, Failure> {
 
 struct Report<'a> {
     config: &'a Config,
-    request: &'a Described,
+    method: &'a Method,
+    url: &'a str,
     person: Option<&'a Principal>,
     outcome: &'a Outcome,
+    /// `Err`: the path holds a control character, so there is nothing to route.
+    explanation: Result<Explanation, String>,
 }
 
 impl Report<'_> {
-    fn route(&self) -> Option<usize> {
-        match self.outcome {
-            Outcome::Allowed { route, .. } | Outcome::Denied { route, .. } => Some(*route),
-            Outcome::Portal(_) | Outcome::NoRoute(_) => None,
-        }
-    }
-
-    fn route_name(&self) -> Option<&str> {
-        self.route().and_then(|index| self.config.routes.get(index)).map(|route| &*route.name)
-    }
-
     /// What the client would get, in words.
     fn answer(&self) -> &'static str {
-        match self.outcome {
-            Outcome::Portal(_) => "Doorward answers itself",
-            Outcome::Allowed { .. } => "forwarded",
-            Outcome::Denied { denied: Denied::LoginRequired(_), .. } => "a person is sent to the login page (303), a program gets 401",
-            Outcome::Denied { denied: Denied::NotOnList | Denied::Closed, .. } => "403",
-            Outcome::NoRoute(NoRoute::NotFound) => "404",
-            Outcome::NoRoute(NoRoute::Ambiguous) => "400: the readings of the path lead to different routes",
+        match (self.outcome.decision, self.outcome.reason) {
+            (Expectation::Allow, _) if self.route().is_none() => "Doorward answers itself",
+            (Expectation::Allow, _) => "forwarded",
+            (Expectation::Login, _) => "a person is sent to the login page (303), a program gets 401",
+            (Expectation::Deny, "no_route") => "404",
+            (Expectation::Deny, "ambiguous_path" | "bad_path") => "400",
+            (Expectation::Deny, _) => "403",
         }
     }
 
-    fn others(&self) -> Vec<(String, String)> {
-        let chosen = self.route();
-        let routes = self.config.routes.iter().enumerate();
-        routes
-            .filter(|(index, _)| Some(*index) != chosen)
-            .map(|(_, route)| {
-                let why = why_not(route, self.request).unwrap_or_else(|| match self.outcome {
-                    Outcome::Portal(_) => String::from("the portal's own endpoints come first"),
-                    Outcome::NoRoute(_) => String::from("another reading of the path leads elsewhere"),
-                    Outcome::Allowed { .. } | Outcome::Denied { .. } => String::from("another route is more specific"),
-                });
-                (route.name.clone(), why)
-            })
-            .collect()
+    /// The route of the file; `None` for the portal's endpoints.
+    fn route(&self) -> Option<&crate::config::Route> {
+        let name = self.outcome.route.as_ref()?;
+        self.config.routes.iter().find(|route| route.name == *name)
     }
 
     /// The headers that Doorward would set for the backend.
     fn headers(&self) -> Option<HeaderMap> {
-        let Outcome::Allowed { route, pass } = self.outcome else { return None };
-        let route = self.config.routes.get(*route)?;
-        let upstream = self.config.upstreams.get(route.upstream.as_ref()?)?;
-        let mut headers = HeaderMap::new();
+        if self.outcome.decision != Expectation::Allow {
+            return None;
+        }
+        let upstream = self.config.upstreams.get(self.route()?.upstream.as_ref()?)?;
+        let (scheme, rest) = self.url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
         let host = match (&upstream.host, upstream.urls.first()) {
             (UpstreamHost::Fixed(name), _) => name.clone(),
             (UpstreamHost::Upstream, Some(UpstreamUrl::Http { host, port } | UpstreamUrl::Https { host, port })) => {
                 format!("{host}:{port}")
             }
-            _ => self.request.authority.clone(),
+            _ => authority.to_owned(),
         };
-        let set = |headers: &mut HeaderMap, name: &'static str, value: &str| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::HOST.as_str(), host.as_str()),
+            ("x-forwarded-proto", scheme),
+            ("x-forwarded-host", authority),
+            ("x-forwarded-for", "(the client's address)"),
+            ("x-real-ip", "(the client's address)"),
+            ("x-request-id", "(a fresh id)"),
+        ] {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
-        };
-        set(&mut headers, header::HOST.as_str(), &host);
-        set(&mut headers, "x-forwarded-proto", &self.request.scheme);
-        set(&mut headers, "x-forwarded-host", &self.request.authority);
-        set(&mut headers, "x-forwarded-for", "(the client's address)");
-        set(&mut headers, "x-real-ip", "(the client's address)");
-        set(&mut headers, "x-request-id", "(a fresh id)");
-        if let Some(person) = pass.person() {
+        }
+        if let Some(person) = self.person {
             identity::set(&mut headers, &self.config.identity.headers, person);
         }
         Some(headers)
@@ -129,55 +127,58 @@ impl Report<'_> {
 
     fn json(&self) -> Value {
         let headers = self.headers().map(|headers| {
+            let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
             headers
                 .iter()
-                .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
+                .map(|(name, value)| (name.to_string(), json!(text(value))))
                 .collect::<serde_json::Map<_, _>>()
         });
-        let others: Vec<Value> =
-            self.others().into_iter().map(|(route, why)| json!({ "route": route, "why_not": why })).collect();
-        json!({
-            "method": self.request.method.as_str(),
-            "host": self.request.host.as_str(),
-            "path": self.request.path,
-            "canonical_path": self.request.readings.canonical(),
-            "readings": readings(self.request),
+        let mut report = json!({
+            "method": self.method.as_str(),
+            "url": self.url,
             "user": self.person.map(|person| &person.username),
-            "route": self.route_name(),
-            "decision": word(self.outcome.expectation()),
-            "reason": self.outcome.reason(),
+            "route": self.outcome.route,
+            "decision": word(self.outcome.decision),
+            "reason": self.outcome.reason,
             "answer": self.answer(),
             "headers": headers,
-            "other_routes": others,
-        })
+        });
+        if let (Ok(explanation), Value::Object(report)) = (&self.explanation, &mut report) {
+            let routes: Vec<Value> =
+                explanation.routes.iter().map(|(route, why)| json!({ "route": route, "why": why })).collect();
+            report.insert(String::from("host"), json!(explanation.host));
+            report.insert(String::from("path"), json!(explanation.path));
+            report.insert(String::from("canonical_path"), json!(explanation.canonical));
+            report.insert(String::from("readings"), json!(explanation.readings));
+            report.insert(String::from("routes"), json!(routes));
+        }
+        report
     }
 
     fn text(&self, output: &mut Output) -> Done {
-        let who = self.person.map_or("nobody is logged in", |person| &person.username);
-        output.line(&format!("request    {} {} on {}", self.request.method, printable(&self.request.path), self.request.host.as_str()))?;
-        output.line(&format!("who        {}", printable(who)))?;
-        output.line(&format!("canonical  {}", printable(&self.request.readings.canonical())))?;
-        let readings = readings(self.request);
-        if readings.len() > 1 {
-            output.line(&format!("readings   {}", readings.len()))?;
-            for reading in &readings {
-                output.line(&format!("           {}", printable(reading)))?;
+        let mut line = |name: &str, value: &str| output.line(&format!("{name:<10} {}", printable(value)));
+        line("request", &format!("{} {}", self.method, self.url))?;
+        line("who", self.person.map_or("nobody is logged in", |person| &person.username))?;
+        match &self.explanation {
+            Ok(explanation) => {
+                line("canonical", &explanation.canonical)?;
+                if explanation.readings.len() > 1 {
+                    for reading in &explanation.readings {
+                        line("reading", reading)?;
+                    }
+                }
             }
+            Err(problem) => line("problem", problem)?,
         }
-        output.line(&format!("route      {}", self.route_name().unwrap_or("none")))?;
-        output.line(&format!("decision   {} ({})", word(self.outcome.expectation()), self.outcome.reason()))?;
-        output.line(&format!("answer     {}", self.answer()))?;
-        if let Some(headers) = self.headers() {
-            output.line("headers that the backend can trust")?;
-            for (name, value) in &headers {
-                output.line(&format!("           {name}: {}", printable(&String::from_utf8_lossy(value.as_bytes()))))?;
-            }
+        line("route", self.outcome.route.as_deref().unwrap_or("none"))?;
+        line("decision", &format!("{} ({})", word(self.outcome.decision), self.outcome.reason))?;
+        line("answer", self.answer())?;
+        for (name, value) in self.headers().iter().flatten() {
+            line("header", &format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))?;
         }
-        let others = self.others();
-        if !others.is_empty() {
-            output.line("other routes")?;
-            for (name, why) in others {
-                output.line(&format!("           {}: {why}", printable(&name)))?;
+        if let Ok(explanation) = &self.explanation {
+            for (route, why) in &explanation.routes {
+                line("routes", &format!("{route}: {why}"))?;
             }
         }
         Ok(())

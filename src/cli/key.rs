@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::arguments::{KeyVerb, Place};
 use super::output::Output;
-use super::user::plain;
+use super::user::{field as of, plain};
 use super::{Done, Failure, configuration};
 use crate::admin::command::{Command, Outcome};
 use crate::admin::socket::{AskError, ask};
@@ -36,7 +36,7 @@ pub(super) fn run(verb: &KeyVerb, place: &Place, output: &mut Output) -> Done {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|key: &Value| fields.iter().map(|field| plain(&key[*field])).collect())
+                .map(|key: &Value| fields.iter().map(|field| plain(of(key, field))).collect())
                 .collect();
             output.table(&["KID", "ALGORITHM", "ROLE", "ORIGIN", "CREATED", "ACCEPTED UNTIL"], &rows)
         }
@@ -65,6 +65,8 @@ fn reload(config: &Config, output: &mut Output) -> Done {
         }
         Ok(_) => output.line("the running server has taken it"),
         Err(AskError::NobodyThere) => Ok(()),
-        Err(error) => Err(Failure::failed(format!("the key is made, but the running server could not be told: {error}"))),
+        Err(error) => {
+            Err(Failure::failed(format!("the key is made, but the running server could not be told: {error}")))
+        }
     }
 }

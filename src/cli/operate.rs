@@ -10,7 +10,6 @@ use crate::admin::command::{Command, Outcome};
 use crate::admin::socket::{AskError, ask};
 use crate::app::{self, StartError};
 use crate::config::Config;
-use crate::store::StoreError;
 
 /// Carries out a command and returns what came of it.
 pub(super) fn operate(config: Config, command: Command) -> Result<Outcome, Failure> {
@@ -73,8 +72,7 @@ pub(super) fn start_failure(error: &StartError) -> Failure {
     }
     match error {
         StartError::Level(_) | StartError::Live(_) => Failure::Usage(message),
-        StartError::Store(StoreError::InUse { .. })
-        | StartError::Store(_)
+        StartError::Store(_)
         | StartError::DataDir { .. }
         | StartError::Listen(_)
         | StartError::Admin { .. }

@@ -5,12 +5,15 @@ use std::io::{self, IsTerminal as _, Write as _};
 use super::{Done, Failure};
 use crate::secret::Secret;
 
-/// Standard output and standard error.
-pub(super) struct Output;
+/// Standard output and standard error. Only `run` makes one, so that a look at the signatures tells who prints.
+pub(super) struct Output {
+    output: io::Stdout,
+    error: io::Stderr,
+}
 
 impl Output {
-    pub(super) const fn new() -> Self {
-        Self
+    pub(super) fn new() -> Self {
+        Self { output: io::stdout(), error: io::stderr() }
     }
 
     /// One line on standard output.
@@ -20,7 +23,7 @@ impl Output {
 
     /// Bytes on standard output, as they are.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> Done {
-        let mut output = io::stdout().lock();
+        let mut output = self.output.lock();
         match output.write_all(bytes).and_then(|()| output.flush()) {
             // `doorward user list | head` is no failure.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -30,14 +33,15 @@ impl Output {
 
     /// A message on standard error.
     pub(super) fn error(&mut self, text: &str) {
-        let mut output = io::stderr().lock();
+        let mut output = self.error.lock();
         // With no standard error left there is nobody to tell.
         let _ = writeln!(output, "doorward: {text}");
     }
 
     /// A hint on standard error, without the program's name.
     pub(super) fn note(&mut self, text: &str) {
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        // With no standard error left there is nobody to tell.
+        let _ = writeln!(self.error.lock(), "{text}");
     }
 
     /// Rows of text in columns, with a heading. What an account is called can't move the cursor.
@@ -84,7 +88,10 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// A new password: from standard input, random, or typed twice on a terminal.
-pub(super) fn new_password(from: &super::arguments::NewPassword, output: &mut Output) -> Result<Secret<String>, Failure> {
+pub(super) fn new_password(
+    from: &super::arguments::NewPassword,
+    output: &mut Output,
+) -> Result<Secret<String>, Failure> {
     if from.generate {
         return random_password();
     }
@@ -114,7 +121,8 @@ pub(super) fn new_password(from: &super::arguments::NewPassword, output: &mut Ou
 pub(super) fn random_password() -> Result<Secret<String>, Failure> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = [0_u8; 24];
-    getrandom::fill(&mut bytes).map_err(|error| Failure::failed(format!("the system gives no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::failed(format!("the system gives no random bytes: {error}")))?;
     let mut password = String::new();
     for (index, byte) in bytes.iter().enumerate() {
         if index > 0 && index.is_multiple_of(6) {

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 use super::arguments::{Place, Protect};
 use super::output::{Output, random_password};
 use super::{Done, Failure, configuration, operate, serve};
@@ -40,7 +43,11 @@ pub(super) fn protect(folder: &Path, listen: &str, url: &str, public: &[String],
 fn greet(output: &mut Output, addresses: &[SocketAddr], url: &str, folder: &Path, password: Option<&Secret<String>>) {
     output.note("");
     for address in addresses {
-        let shown = if address.ip().is_unspecified() { format!("this machine's address, port {}", address.port()) } else { format!("http://{address}/") };
+        let shown = if address.ip().is_unspecified() {
+            format!("this machine's address, port {}", address.port())
+        } else {
+            format!("http://{address}/")
+        };
         output.note(&format!("  A login now stands in front of {url}"));
         output.note(&format!("  Open       {shown}"));
     }
@@ -67,7 +74,7 @@ fn prepare(folder: &Path, listen: &str, url: &str, public: &[String]) -> Done {
         let mut bytes = [0_u8; 48];
         getrandom::fill(&mut bytes)
             .map_err(|error| Failure::failed(format!("the system gives no random bytes: {error}")))?;
-        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = BASE64_STANDARD.encode(bytes);
         write_private(&secret, &format!("{text}\n")).map_err(told(&secret))?;
     }
     let file = folder.join("config.toml");

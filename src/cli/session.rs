@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::arguments::{Place, SessionVerb};
 use super::output::Output;
-use super::user::plain;
+use super::user::{field as of, plain};
 use super::{Done, configuration, operate};
 use crate::admin::command::Command;
 
@@ -18,7 +18,7 @@ pub(super) fn run(verb: SessionVerb, place: &Place, output: &mut Output) -> Done
             }
             let fields = ["sid", "username", "created", "renewed", "address", "user_agent"];
             let rows: Vec<Vec<String>> =
-                sessions.iter().map(|session| fields.iter().map(|field| plain(&session[*field])).collect()).collect();
+                sessions.iter().map(|session| fields.iter().map(|field| plain(of(session, field))).collect()).collect();
             output.table(&["SID", "USERNAME", "CREATED", "RENEWED", "ADDRESS", "USER AGENT"], &rows)
         }
         SessionVerb::Revoke { sid, user, all } => {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::arguments::{Place, TokenVerb};
 use super::output::{Output, printable, read_standard_input};
+use super::user::field;
 use super::{Done, Failure, configuration, operate};
 use crate::admin::command::Command;
 use crate::admin::operations::hidden;
@@ -28,13 +29,13 @@ pub(super) fn run(verb: TokenVerb, place: &Place, output: &mut Output) -> Done {
             let command = Command::TokenInspect { token: hidden(token.trim().to_owned()) };
             let rows = operate::rows(operate::operate(config, command)?);
             let Some(found) = rows.into_iter().next() else { return Ok(()) };
-            let accepted = found["accepted"] == Value::Bool(true);
-            let reason = found["reason"].as_str().unwrap_or_default().to_owned();
+            let accepted = *field(&found, "accepted") == Value::Bool(true);
+            let reason = field(&found, "reason").as_str().unwrap_or_default().to_owned();
             if json {
                 output.json(&found)?;
             } else {
                 for part in ["header", "claims"] {
-                    let text = serde_json::to_string_pretty(&found[part]).map_err(Failure::failed)?;
+                    let text = serde_json::to_string_pretty(field(&found, part)).map_err(Failure::failed)?;
                     let text: Vec<String> = text.lines().map(printable).collect();
                     output.line(&format!("{part} {}", text.join("\n")))?;
                 }

@@ -51,7 +51,7 @@ pub(super) fn run(verb: UserVerb, place: &Place, output: &mut Output) -> Done {
         }
         UserVerb::SetGroups { name, groups } => {
             let changed = operate::rows(operate::operate(config, Command::UserSetGroups { username: name, groups })?);
-            let groups = changed.first().map(|account| plain(&account["groups"])).unwrap_or_default();
+            let groups = changed.first().map(|account| plain(field(account, "groups"))).unwrap_or_default();
             let groups = if groups.is_empty() { String::from("none") } else { groups };
             output.line(&format!("groups of {}: {groups}", name_of(&changed)))
         }
@@ -77,11 +77,10 @@ pub(super) fn run(verb: UserVerb, place: &Place, output: &mut Output) -> Done {
 }
 
 fn import(config: crate::config::Config, file: &Path, format: ImportFormat, output: &mut Output) -> Done {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
     let spinner = operate::spinner(format!("importing {}", file.display()));
-    let outcome =
-        operate::operate(config, Command::UserImport { format, text: Password(Secret::new(text)) });
+    let outcome = operate::operate(config, Command::UserImport { format, text: Password(Secret::new(text)) });
     spinner.finish_and_clear();
     let count = operate::text(outcome?);
     output.line(&format!("imported {count} accounts"))
@@ -95,19 +94,24 @@ fn show(generated: Option<Secret<String>>, output: &mut Output) -> Done {
 }
 
 fn name_of(rows: &[Value]) -> String {
-    super::output::printable(rows.first().and_then(|row| row["username"].as_str()).unwrap_or_default())
+    super::output::printable(rows.first().and_then(|row| field(row, "username").as_str()).unwrap_or_default())
 }
 
 fn row(account: &Value) -> Vec<String> {
-    let state = if account["disabled"] == Value::Bool(true) { "disabled" } else { "enabled" };
+    let state = if *field(account, "disabled") == Value::Bool(true) { "disabled" } else { "enabled" };
     vec![
-        plain(&account["username"]),
-        plain(&account["groups"]),
-        plain(&account["email"]),
-        plain(&account["display_name"]),
+        plain(field(account, "username")),
+        plain(field(account, "groups")),
+        plain(field(account, "email")),
+        plain(field(account, "display_name")),
         String::from(state),
-        plain(&account["changed"]),
+        plain(field(account, "changed")),
     ]
+}
+
+/// A field of an object; null where there is none.
+pub(super) fn field<'v>(object: &'v Value, name: &str) -> &'v Value {
+    object.get(name).unwrap_or(&Value::Null)
 }
 
 /// A value for a table's cell.

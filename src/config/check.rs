@@ -80,7 +80,7 @@ impl Reading<'_> {
         let login = login(root.section("login"));
         let portal_prefix = portal(root.section("portal"));
         let identity = super::identity::read(root.section("identity"));
-        let upstreams = routes::upstreams(self, root.section("upstream"), &server);
+        let upstreams = routes::upstreams(self, &root.section("upstream"), &server);
         let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
         let tests = routes::tests(&root);
         let log = self.log(root.section("log"));
@@ -138,7 +138,11 @@ impl Reading<'_> {
         let previous_keys = secrets::previous_keys(&section, &|text| self.path(text));
         let issuer = section.text_or("issuer", "doorward");
         if issuer.is_empty() || issuer.len() > 255 || issuer.chars().any(char::is_control) {
-            section.problem(&section.place_of("issuer"), "issuer", "must be 1 to 255 characters without control characters");
+            section.problem(
+                &section.place_of("issuer"),
+                "issuer",
+                "must be 1 to 255 characters without control characters",
+            );
         }
         let lifetime = span(&section, "lifetime", "7d", "1m", "3660d");
         let max_lifetime = span(&section, "max_lifetime", "30d", "0s", "36600d");
@@ -157,12 +161,15 @@ impl Reading<'_> {
     }
 
     fn log(&self, section: Section<'_>) -> Log {
-        let format =
-            section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], LogFormat::Json);
+        let format = section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], LogFormat::Json);
         let level = section.text_or("level", "info");
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
             let place = section.place_of("level");
-            section.problem(&place, "level", format!("{error}; write \"error\", \"warn\", \"info\", \"debug\" or \"trace\""));
+            section.problem(
+                &place,
+                "level",
+                format!("{error}; write \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
+            );
         }
         let access = section.boolean("access", true);
         let audit_file = self.file(&section, "audit_file").map(|(path, _)| path);
@@ -270,7 +277,11 @@ fn admin(section: Section<'_>, server: &Server) -> Admin {
         },
     };
     if listen.is_some_and(|address| address.port() != 0 && server.listen.contains(&Listen::Tcp(address))) {
-        section.problem(&section.place_of("listen"), "listen", "is one of server.listen; the admin listener needs its own");
+        section.problem(
+            &section.place_of("listen"),
+            "listen",
+            "is one of server.listen; the admin listener needs its own",
+        );
     }
     section.close();
     Admin { listen }
@@ -284,7 +295,10 @@ fn cookie(section: Section<'_>) -> Cookie {
     }
     let domain = section.text_or("domain", "").trim_start_matches('.').to_ascii_lowercase();
     let is_domain = domain.split('.').all(|label| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     });
     if !domain.is_empty() && (!is_domain || !domain.contains('.') || domain.parse::<std::net::IpAddr>().is_ok()) {
         let place = section.place_of("domain");
@@ -304,11 +318,17 @@ fn cookie(section: Section<'_>) -> Cookie {
         let place = section.place_of("same_site");
         section.problem(&place, "same_site", "\"none\" needs secure = true: browsers drop the cookie otherwise");
     }
-    if name.starts_with("__Host-") && (!domain.is_empty() || path != "/" || secure != SecureCookie::Always) {
+    // Browsers compare these prefixes without regard to letter case (RFC 6265bis section 5.4).
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with("__host-") && (!domain.is_empty() || path != "/" || secure != SecureCookie::Always) {
         let place = section.place_of("name");
-        section.problem(&place, "name", "__Host- needs secure = true, path = \"/\" and no domain: browsers drop the cookie otherwise");
+        section.problem(
+            &place,
+            "name",
+            "__Host- needs secure = true, path = \"/\" and no domain: browsers drop the cookie otherwise",
+        );
     }
-    if name.starts_with("__Secure-") && secure != SecureCookie::Always {
+    if lower.starts_with("__secure-") && secure != SecureCookie::Always {
         section.problem(&section.place_of("name"), "name", "__Secure- needs secure = true");
     }
     section.close();

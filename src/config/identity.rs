@@ -8,11 +8,38 @@ use super::{Identity, IdentityHeader, TemplatePart};
 
 /// Names that mean something else to a backend or to HTTP itself.
 const RESERVED: [&str; 27] = [
-    "host", "cookie", "set-cookie", "content-length", "content-type", "content-encoding", "transfer-encoding",
-    "connection", "authorization", "proxy-authorization", "proxy-connection", "keep-alive", "te", "trailer", "upgrade",
-    "expect", "range", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip",
-    "x-request-id", "forwarded", "date", "via", "origin",
+    "host",
+    "cookie",
+    "set-cookie",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "authorization",
+    "proxy-authorization",
+    "proxy-connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "range",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-real-ip",
+    "x-request-id",
+    "forwarded",
+    "date",
+    "via",
+    "origin",
 ];
+
+/// The `X-Forwarded-*` that describe the way and not the person.
+const WAY: [&str; 12] =
+    ["for", "proto", "host", "port", "prefix", "server", "uri", "method", "ssl", "scheme", "path", "by"];
 
 pub(super) fn read(section: Section<'_>) -> Identity {
     let preset = section.choice("preset", &[("forwarded", 0), ("remote", 1), ("none", 2)], 0);
@@ -26,7 +53,11 @@ pub(super) fn read(section: Section<'_>) -> Identity {
     for (name, template) in table.pairs() {
         let Some(header) = header(&table, &name, &template) else { continue };
         if configured.iter().any(|other| fold(other.name.as_str()) == fold(header.name.as_str())) {
-            table.problem(&name.place, &name.text, "is the same header as another one: \"-\", \"_\" and letter case don't count");
+            table.problem(
+                &name.place,
+                &name.text,
+                "is the same header as another one: \"-\", \"_\" and letter case don't count",
+            );
             continue;
         }
         // What the file says takes the place of the preset's.
@@ -40,8 +71,14 @@ pub(super) fn read(section: Section<'_>) -> Identity {
 
 fn header(table: &Section<'_>, name: &Text, template: &Text) -> Option<IdentityHeader> {
     let folded = fold(&name.text);
-    if RESERVED.contains(&folded.as_str()) {
-        table.problem(&name.place, &name.text, "must not be set: it means something else; choose a name of your own such as \"X-Auth-User\"");
+    let is_way = folded.strip_prefix("x-forwarded-").is_some_and(|rest| WAY.contains(&rest));
+    let is_rewrite = folded.starts_with("x-original-") || folded.starts_with("x-rewrite-");
+    if is_way || is_rewrite || RESERVED.contains(&folded.as_str()) {
+        table.problem(
+            &name.place,
+            &name.text,
+            "must not be set: it means something else; choose a name of your own such as \"X-Auth-User\"",
+        );
         return None;
     }
     let Ok(header_name) = name.text.parse::<HeaderName>() else {

@@ -9,6 +9,8 @@ mod protect;
 mod reader;
 mod routes;
 mod secrets;
+#[cfg(test)]
+mod tests;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -18,10 +20,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use self::check::{load, parse};
+pub use self::check::load;
 pub use self::protect::protect_toml;
-pub use self::reader::Problem;
-pub use self::secrets::Environment;
 use crate::secret::Secret;
 
 /// A whole, checked configuration.
@@ -317,7 +317,7 @@ impl Token {
     /// entry of the revocation log that covers tokens of unknown end is kept that long.
     #[must_use]
     pub fn horizon(&self) -> Duration {
-        const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+        const YEAR: Duration = Duration::from_hours(366 * 24);
         if self.max_lifetime.is_zero() { self.lifetime.max(YEAR) } else { self.lifetime.max(self.max_lifetime) }
     }
 }

@@ -105,7 +105,12 @@ pub(super) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    pub(super) const fn new(report: &'t Report<'t>, name: String, table: Option<&'t DeTable<'t>>, place: Place) -> Self {
+    pub(super) const fn new(
+        report: &'t Report<'t>,
+        name: String,
+        table: Option<&'t DeTable<'t>>,
+        place: Place,
+    ) -> Self {
         Self { report, name, table, place, asked: RefCell::new(BTreeSet::new()) }
     }
 
@@ -138,7 +143,8 @@ impl<'t> Section<'t> {
 
     fn wrong_type(&self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) {
         let found = value.get_ref().type_str();
-        self.problem(&value.span(), key, format!("is a {found}; write {wanted}"));
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+        self.problem(&value.span(), key, format!("is {article} {found}; write {wanted}"));
     }
 
     pub(super) fn is_text(&self, key: &'static str) -> bool {
@@ -301,13 +307,15 @@ impl<'t> Section<'t> {
             if asked.contains(&**name.get_ref()) {
                 continue;
             }
-            let near = asked.iter().filter(|known| distance(known, name.get_ref()) <= 2).min_by_key(|known| distance(known, name.get_ref()));
-            let message = match near {
-                Some(known) => format!("is not known; did you mean {known:?}?"),
-                None => {
-                    let known: Vec<&str> = asked.iter().copied().collect();
-                    format!("is not known; known here: {}", known.join(", "))
-                }
+            let near = asked
+                .iter()
+                .filter(|known| distance(known, name.get_ref()) <= 2)
+                .min_by_key(|known| distance(known, name.get_ref()));
+            let message = if let Some(known) = near {
+                format!("is not known; did you mean {known:?}?")
+            } else {
+                let known: Vec<&str> = asked.iter().copied().collect();
+                format!("is not known; known here: {}", known.join(", "))
             };
             self.problem(&name.span(), name.get_ref(), message);
         }

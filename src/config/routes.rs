@@ -9,7 +9,7 @@ use super::reader::{Section, Text};
 use super::units::{PathPrefix, canonical_username};
 use super::{Access, Expectation, HostPattern, Listen, PolicyTest, Route, Server, Upstream, UpstreamHost, UpstreamUrl};
 
-pub(super) fn upstreams(reading: &Reading<'_>, section: Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
+pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
     let mut upstreams = BTreeMap::new();
     for (name, one) in section.named() {
         let mut urls = Vec::new();
@@ -73,8 +73,8 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
 fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
     use rustls_pki_types::pem::PemObject as _;
     let (path, place) = reading.file(section, "ca_file")?;
-    let certificates = rustls_pki_types::CertificateDer::pem_file_iter(&path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
+    let certificates =
+        rustls_pki_types::CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match certificates {
         Ok(certificates) if !certificates.is_empty() => {}
         Ok(_) => section.problem(&place, "ca_file", format!("{} holds no certificate in PEM", path.display())),
@@ -106,7 +106,11 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
     let sections = root.sections("route");
     if sections.is_empty() {
         let place = root.place.clone();
-        root.report().problem(&place, "route", "there is none; write for example:\n  [[route]]\n  path = \"/\"\n  upstream = \"app\"");
+        root.report().problem(
+            &place,
+            "route",
+            "there is none; write for example:\n  [[route]]\n  path = \"/\"\n  upstream = \"app\"",
+        );
     }
     let mut routes: Vec<(Route, usize)> = Vec::new();
     for section in sections {
@@ -136,7 +140,11 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
                 if !upstreams.contains_key(&text.text) {
                     let known: Vec<&str> = upstreams.keys().map(String::as_str).collect();
                     let known = if known.is_empty() { String::from("there is none") } else { known.join(", ") };
-                    section.problem(&text.place, "upstream", format!("there is no [upstream.{}]; known: {known}", text.text));
+                    section.problem(
+                        &text.place,
+                        "upstream",
+                        format!("there is no [upstream.{}]; known: {known}", text.text),
+                    );
                 }
                 text.text
             }),
@@ -152,12 +160,20 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
         let report = root.report();
         for (other, other_line) in &routes {
             if let Some(why) = clash(&route, other) {
-                report.problem(&place, "route", format!("{why} as the route of line {other_line}; remove or change one"));
+                report.problem(
+                    &place,
+                    "route",
+                    format!("{why} as the route of line {other_line}; remove or change one"),
+                );
             }
         }
-        let endpoints = ["/login", "/check", "/logout", "/account"];
+        let endpoints = ["/login", "/check", "/logout", "/account", "/.well-known/jwks.json"];
         if endpoints.iter().any(|endpoint| route.path == format!("{portal_prefix}{endpoint}")) {
-            report.warning(&place, "route.path", format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path));
+            report.warning(
+                &place,
+                "route.path",
+                format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path),
+            );
         }
         routes.push((route, line));
     }
@@ -181,29 +197,73 @@ fn named(route: &Route) -> String {
 fn clash(one: &Route, other: &Route) -> Option<&'static str> {
     let overlap = match (one.methods.is_empty(), other.methods.is_empty()) {
         (true, true) => true,
-        (false, false) => one.methods.iter().any(|method| other.methods.contains(method)),
+        (false, false) => {
+            one.methods.iter().any(|method| covers(&other.methods, method))
+                || other.methods.iter().any(|method| covers(&one.methods, method))
+        }
         _ => false,
     };
-    if one.host != other.host || !overlap || !one.path.eq_ignore_ascii_case(&other.path) {
+    if one.host != other.host || !one.path.eq_ignore_ascii_case(&other.path) {
         None
     } else if one.path != other.path {
+        // Whatever the methods: the readings of such a path would lead to two routes.
         Some("has the same path in other letter case")
-    } else if one.exact == other.exact {
+    } else if one.exact == other.exact && overlap {
         Some("means the same requests")
     } else {
         None
     }
 }
 
+/// GET covers HEAD.
+fn covers(methods: &[Method], method: &Method) -> bool {
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+}
+
+/// RFC 9110 section 9, PATCH (RFC 5789), QUERY, and those of WebDAV and CalDAV. Another one is a slip of the hand.
+const METHODS: [&str; 25] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "QUERY",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "MKCALENDAR",
+    "ACL",
+    "BIND",
+    "UNBIND",
+    "REBIND",
+    "LINK",
+    "UNLINK",
+    "PURGE",
+];
+
 fn methods(section: &Section<'_>) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for text in section.texts("methods") {
-        let is_method = !text.text.is_empty() && text.text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        let is_method = METHODS.contains(&text.text.as_str());
         match text.text.parse::<Method>() {
-            Ok(Method::CONNECT | Method::TRACE) => section.problem(&text.place, "methods", format!("{} is never served", text.text)),
+            Ok(Method::CONNECT | Method::TRACE) => {
+                section.problem(&text.place, "methods", format!("{} is never served", text.text));
+            }
             Ok(method) if is_method && !methods.contains(&method) => methods.push(method),
             Ok(_) if is_method => section.problem(&text.place, "methods", format!("{} is named twice", text.text)),
-            _ => section.problem(&text.place, "methods", format!("{:?} is no method; write it in capitals, for example \"POST\"", text.text)),
+            _ => section.problem(
+                &text.place,
+                "methods",
+                format!("{:?} is no known method; write it in capitals, for example \"POST\"", text.text),
+            ),
         }
     }
     methods
@@ -213,9 +273,15 @@ fn strip_prefix(section: &Section<'_>, path: &str) -> String {
     let Some(text) = section.text("strip_prefix").filter(|text| !text.text.is_empty()) else { return String::new() };
     match text.text.parse::<PathPrefix>() {
         Ok(prefix) if prefix.0 == "/" => String::new(),
-        Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => prefix.0,
+        Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => {
+            prefix.0
+        }
         Ok(prefix) => {
-            section.problem(&text.place, "strip_prefix", format!("{} is no beginning of the route's path {path}", prefix.0));
+            section.problem(
+                &text.place,
+                "strip_prefix",
+                format!("{} is no beginning of the route's path {path}", prefix.0),
+            );
             String::new()
         }
         Err(error) => {
@@ -238,14 +304,14 @@ fn lists(section: &Section<'_>, access: Access) -> Lists {
             section.problem(&group.place, "groups", "a group must not be empty or hold a comma");
         }
     }
-    let users = users.into_iter().map(|user| {
-        if user.text.is_empty() || user.text.chars().any(|sign| sign.is_control() || sign.is_whitespace()) {
-            section.problem(&user.place, "users", format!("{:?} can be no user name", user.text));
-        }
-        canonical_username(&user.text)
-    });
-    let users = users.collect();
+    let users = users.iter().filter_map(|user| username(section, "users", user)).collect();
     Lists { groups: groups.into_iter().map(|group| group.text).collect(), users }
+}
+
+fn username(section: &Section<'_>, key: &str, typed: &Text) -> Option<String> {
+    canonical_username(&typed.text)
+        .map_err(|error| section.problem(&typed.place, key, format!("{:?} {error}", typed.text)))
+        .ok()
 }
 
 pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
@@ -255,7 +321,7 @@ pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
 fn test(section: Section<'_>) -> Option<PolicyTest> {
     let line = section.report().line(&section.place);
     let request = section.text("request");
-    let user = section.text("user").map(|text| canonical_username(&text.text));
+    let user = section.text("user").and_then(|text| username(&section, "user", &text));
     let groups: Vec<String> = section.texts("groups").into_iter().map(|text| text.text).collect();
     let expect = section.has("expect").then(|| {
         section.choice(
@@ -267,22 +333,31 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
     if expect.is_none() {
         section.problem(&section.place, "expect", "is missing; write \"allow\", \"deny\" or \"login\"");
     }
-    if user.is_none() && !groups.is_empty() {
+    if !section.has("user") && !groups.is_empty() {
         section.problem(&section.place_of("groups"), "groups", "needs a user: nobody has no groups");
     }
     let parsed = match &request {
         None => {
-            section.problem(&section.place, "request", "is missing; write for example \"GET https://app.example.com/admin\"");
+            section.problem(
+                &section.place,
+                "request",
+                "is missing; write for example \"GET https://app.example.com/admin\"",
+            );
             None
         }
         Some(text) => {
             let parsed = text.text.split_once(' ').and_then(|(method, url)| {
                 let method = method.parse::<Method>().ok()?;
                 let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
-                (!rest.is_empty() && !url.contains(' ')).then(|| (method, url.to_owned()))
+                let names_host = rest.starts_with(|sign: char| sign.is_alphanumeric() || sign == '[');
+                (names_host && !url.contains(' ')).then(|| (method, url.to_owned()))
             });
             if parsed.is_none() {
-                section.problem(&text.place, "request", "must be a method and a URL, for example \"GET https://app.example.com/admin\"");
+                section.problem(
+                    &text.place,
+                    "request",
+                    "must be a method and a URL, for example \"GET https://app.example.com/admin\"",
+                );
             }
             parsed
         }

@@ -43,7 +43,8 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-        let wrong = || UnitError::new(format!("{text:?} is no duration; write for example \"90s\", \"30m\" or \"3d12h\""));
+        let wrong =
+            || UnitError::new(format!("{text:?} is no duration; write for example \"90s\", \"30m\" or \"3d12h\""));
         let mut rest = text;
         let mut total = 0_u64;
         let mut next_unit = 0;
@@ -83,7 +84,8 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError::new(format!("{text:?} is no size; write for example \"512B\", \"16KiB\" or \"1MiB\""));
+        let wrong =
+            || UnitError::new(format!("{text:?} is no size; write for example \"512B\", \"16KiB\" or \"1MiB\""));
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number: usize = number.parse().map_err(|_| wrong())?;
@@ -112,7 +114,9 @@ impl FromStr for Network {
                 "{text:?} is everybody; name the networks of your own proxies, for example \"10.1.0.0/16\""
             ))),
             Some(net) => Ok(Self(net.trunc())),
-            None => Err(UnitError::new(format!("{text:?} is no network; write for example \"10.1.0.0/16\" or \"127.0.0.1\""))),
+            None => Err(UnitError::new(format!(
+                "{text:?} is no network; write for example \"10.1.0.0/16\" or \"127.0.0.1\""
+            ))),
         }
     }
 }
@@ -174,7 +178,8 @@ impl FromStr for HostPattern {
         let is_name = !name.is_empty()
             && name.len() <= 253
             && name.split('.').all(|label| {
-                !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                !label.is_empty()
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             });
         if !is_name {
             return Err(UnitError::new(format!(
@@ -197,7 +202,9 @@ impl FromStr for PathPrefix {
         if !text.starts_with('/') {
             return say("must begin with \"/\"");
         }
-        if let Some(sign) = text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control()) {
+        if let Some(sign) =
+            text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control())
+        {
             return Err(UnitError::new(format!(
                 "{text:?} holds {sign:?}; write the plain path up to a whole segment: \"/admin\" is /admin and /admin/…"
             )));
@@ -217,13 +224,18 @@ impl FromStr for UpstreamUrl {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
+        // The text itself is not shown: a password may stand in it.
         let wrong = |why: &str| {
             Err(UnitError::new(format!(
-                "{text:?} {why}; write for example \"http://127.0.0.1:9000\", \"https://app.internal\" or \"unix:/run/app.sock\""
+                "{why}; write for example \"http://127.0.0.1:9000\", \"https://app.internal\" or \"unix:/run/app.sock\""
             )))
         };
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(PathBuf::from(path))) } else { wrong("must give the whole path") };
+            return if path.starts_with('/') {
+                Ok(Self::Unix(PathBuf::from(path)))
+            } else {
+                wrong("must give the whole path")
+            };
         }
         let Ok(url) = url::Url::parse(text) else { return wrong("is no URL") };
         if !url.username().is_empty() || url.password().is_some() {
@@ -235,6 +247,9 @@ impl FromStr for UpstreamUrl {
         let Some(host) = url.host_str() else { return wrong("names no host") };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port_or_known_default().unwrap_or(80);
+        if port == 0 {
+            return wrong("has the port 0");
+        }
         match url.scheme() {
             "http" => Ok(Self::Http { host, port }),
             "https" => Ok(Self::Https { host, port }),
@@ -256,7 +271,9 @@ impl FromStr for RedirectHost {
             _ => (text, None),
         };
         if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            return Err(UnitError::new(format!("{text:?} has no valid port")));
+            return Err(UnitError::new(format!(
+                "{text:?} is no host; write for example \"app.example.com\" or \"app.example.com:8443\", without https://"
+            )));
         }
         let name = match name.parse::<HostPattern>()? {
             HostPattern::Any => return Err(UnitError::new("an empty host leads nowhere; remove it")),
@@ -281,7 +298,9 @@ impl FromStr for Template {
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix('{') {
                 let Some((name, after)) = after.split_once('}') else {
-                    return Err(UnitError::new(format!("{text:?} has a \"{{\" that nothing closes; known are {KNOWN}")));
+                    return Err(UnitError::new(format!(
+                        "{text:?} has a \"{{\" that nothing closes; known are {KNOWN}"
+                    )));
                 };
                 parts.push(match name {
                     "id" => TemplatePart::Id,
@@ -309,9 +328,16 @@ impl FromStr for Template {
     }
 }
 
-/// The canonical form of a user name in a list of users, as the store makes it: NFKC, lower case.
-#[must_use]
-pub(super) fn canonical_username(typed: &str) -> String {
+/// The canonical form of a user name, by the store's rule: NFKC, lower case, 1 to 64 characters, none of them a control
+/// character, white space or invisible.
+pub(super) fn canonical_username(typed: &str) -> Result<String, UnitError> {
+    const MOST: usize = 64;
+    let wrong =
+        || UnitError::new("is no user name: 1 to 64 characters, no white space, control or invisible characters");
+    // Bounded before the work: NFKC can make one character eighteen.
+    if typed.chars().count() > MOST {
+        return Err(wrong());
+    }
     let mut name: String = typed.nfkc().collect();
     for _ in 0..4 {
         let next: String = name.to_lowercase().nfkc().collect();
@@ -320,7 +346,18 @@ pub(super) fn canonical_username(typed: &str) -> String {
         }
         name = next;
     }
-    name
+    if name.is_empty() || name.chars().count() > MOST || name.chars().any(is_forbidden_in_names) {
+        return Err(wrong());
+    }
+    Ok(name)
+}
+
+fn is_forbidden_in_names(sign: char) -> bool {
+    sign.is_control()
+        || sign.is_whitespace()
+        || matches!(sign,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -331,7 +368,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("90s", 90), ("30m", 1800), ("7d", 604_800), ("3d12h", 302_400), ("0s", 0), ("1h1m1s", 3661)] {
+        for (text, seconds) in
+            [("90s", 90), ("30m", 1800), ("7d", 604_800), ("3d12h", 302_400), ("0s", 0), ("1h1m1s", 3661)]
+        {
             assert_eq!(text.parse::<Span>().map(|span| span.duration().as_secs()), Ok(seconds), "{text}");
         }
         for text in ["", "7", "d", "7x", "-1s", "1.5h", "1s1h", "1h1h", "7d ", "99999999999999999999d", "200000000h"] {

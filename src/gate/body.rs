@@ -59,7 +59,8 @@ impl Body for AnswerBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>, task: &mut TaskContext<'_>,
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let poll = match &mut this.source {

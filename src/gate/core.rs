@@ -38,7 +38,11 @@ impl Shared {
     /// Puts together what the composition root has made.
     #[must_use]
     pub fn new(
-        live: Live, clock: Clock, revocations: Arc<Revocations>, sessions: Arc<Sessions>, portal: Portal,
+        live: Live,
+        clock: Clock,
+        revocations: Arc<Revocations>,
+        sessions: Arc<Sessions>,
+        portal: Portal,
         telemetry: Telemetry,
     ) -> Self {
         let heard = AtomicU64::new(clock.unix_seconds());

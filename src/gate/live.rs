@@ -53,7 +53,7 @@ impl Live {
         let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds())?;
         let router = Router::new(&config);
         let guarded = Guarded::new(&config.identity.headers, router.methods_matter());
-        let health = Arc::new(Health::new(&config.upstreams, metrics.clone()));
+        let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
         let edge = Edge { trusted_proxies: config.server.trusted_proxies.clone(), scheme: Scheme::Http };
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         let live = Self { config, edge, router, ring, guarded, health, generation };

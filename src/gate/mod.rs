@@ -41,6 +41,7 @@ use crate::message::admit::{Admitted, admit};
 use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, decide};
 use crate::portal::Visit;
+use crate::portal::language::Language;
 use crate::router::{Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
@@ -66,7 +67,8 @@ pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incom
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     context.answer(response.status());
-    let without_body = asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let without_body =
+        asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     response.map(|body| body.with_context(context, without_body))
 }
 
@@ -75,7 +77,7 @@ struct Asked {
     head_only: bool,
     method: http::Method,
     path_and_query: String,
-    accept_language: Option<HeaderValue>,
+    language: Language,
     admitted: Option<Admitted>,
     /// The route never redirects to the login page.
     api: bool,
@@ -89,7 +91,7 @@ impl Asked {
             head_only: parts.method == http::Method::HEAD,
             method: parts.method.clone(),
             path_and_query: String::new(),
-            accept_language: None,
+            language: Language::default(),
             admitted: None,
             api: false,
             stale_cookie: false,
@@ -99,13 +101,17 @@ impl Asked {
     /// Keeps what a refusal would need once the request itself has been given away. Only for requests that are refused.
     fn remember(&mut self, parts: &Parts) {
         self.path_and_query = parts.uri.path_and_query().map_or_else(|| String::from("/"), ToString::to_string);
-        self.accept_language = parts.headers.get(header::ACCEPT_LANGUAGE).cloned();
+        self.language = Language::of(&parts.headers);
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the two halves of the request, and the two books kept on it")]
 async fn serve(
-    core: &Rc<Core>, live: &Arc<Live>, peer: Option<IpAddr>, parts: Parts, body: Incoming, context: &mut Context,
+    core: &Rc<Core>,
+    live: &Arc<Live>,
+    peer: Option<IpAddr>,
+    parts: Parts,
+    body: Incoming,
+    context: &mut Context,
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let shared = core.shared();
@@ -138,6 +144,15 @@ async fn serve(
         person.username.clone_into(&mut context.entry.user);
     }
 
+    let pass = match decide(&route.policy, &known.caller) {
+        Ok(pass) => pass,
+        Err(denied) => {
+            asked.remember(&parts);
+            return Err(denied.into());
+        }
+    };
+    context.entry.decision = "allow";
+    context.entry.reason = pass.reason();
     let secure = live.secure_cookie(admitted.scheme);
     let mut response = match route.target {
         Target::Portal(endpoint) => {
@@ -153,22 +168,13 @@ async fn serve(
             shared.portal().answer(endpoint, &visit, request).await.map(AnswerBody::own)
         }
         Target::Upstream(upstream) => {
-            let pass = match decide(&route.policy, &known.caller) {
-                Ok(pass) => pass,
-                Err(denied) => {
-                    asked.remember(&parts);
-                    return Err(denied.into());
-                }
-            };
-            context.entry.decision = "allow";
-            context.entry.reason = pass.reason();
             // A route without an upstream is closed, and a closed route gives no Pass.
             let Some(upstream) = upstream else { return Err(Rejection::Defect) };
             if admitted.websocket && !origin::may_connect(&parts.headers, admitted, &live.config.login.redirect_hosts) {
                 asked.remember(&parts);
                 return Err(Rejection::ForeignOrigin);
             }
-            asked.accept_language = parts.headers.get(header::ACCEPT_LANGUAGE).cloned();
+            asked.language = Language::of(&parts.headers);
             let request_id = context.entry.id.clone();
             let outgoing = Outgoing {
                 pass: &pass,
@@ -208,7 +214,11 @@ impl Known {
 }
 
 async fn who(
-    core: &Rc<Core>, live: &Arc<Live>, admitted: &Admitted, route: &Route, headers: &HeaderMap,
+    core: &Rc<Core>,
+    live: &Arc<Live>,
+    admitted: &Admitted,
+    route: &Route,
+    headers: &HeaderMap,
 ) -> Result<Known, Rejection> {
     let shared = core.shared();
     if !shared.may_identify(&live.config.store) {
@@ -237,9 +247,7 @@ async fn who(
     if refreshed.unavailable && route.policy.access != crate::config::Access::Public {
         return Err(Rejection::NotReady);
     }
-    if matches!(refreshed.caller, Caller::Anonymous(_))
-        && matches!(identified.credential, Some((_, Source::Cookie)))
-    {
+    if matches!(refreshed.caller, Caller::Anonymous(_)) && matches!(identified.credential, Some((_, Source::Cookie))) {
         identified.stale_cookie = true;
     }
     Ok(Known { identified, caller: refreshed.caller, issued: refreshed.issued })
@@ -247,8 +255,14 @@ async fn who(
 
 #[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
 async fn forward(
-    core: &Rc<Core>, live: &Arc<Live>, upstream: usize, mut request: Request<Incoming>, outgoing: &Outgoing<'_>,
-    known: &Known, route: &Route, context: &mut Context,
+    core: &Rc<Core>,
+    live: &Arc<Live>,
+    upstream: usize,
+    mut request: Request<Incoming>,
+    outgoing: &Outgoing<'_>,
+    known: &Known,
+    route: &Route,
+    context: &mut Context,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let shared = core.shared();
     let client = outgoing.admitted.websocket.then(|| hyper::upgrade::on(&mut request));

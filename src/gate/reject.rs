@@ -129,7 +129,10 @@ fn upstream_in_public(error: &upstream::Error) -> Public {
 
 /// Makes the answer and notes the reason.
 pub(super) fn answer(
-    rejection: &Rejection, live: &Live, asked: &Asked, context: &mut Context,
+    rejection: &Rejection,
+    live: &Live,
+    asked: &Asked,
+    context: &mut Context,
 ) -> Response<Full<Bytes>> {
     let public = rejection.public();
     context.entry.decision = "deny";
@@ -149,9 +152,7 @@ pub(super) fn answer(
             response
         }
         _ if person_looks => {
-            let language = asked.accept_language.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
-            let language = portal::language::Language::choose(language);
-            let page = portal::error_page(language, public.status, &context.entry.id);
+            let page = portal::error_page(asked.language, public.status, &live.config.portal_prefix, &context.entry.id);
             replies::page(public.status, page, &[])
         }
         _ => replies::problem(public.status, public.code, public.words, None),
@@ -168,8 +169,8 @@ pub(super) fn answer(
     }
     if asked.stale_cookie && matches!(rejection, Rejection::Denied(Denied::LoginRequired(_))) {
         let scheme = asked.admitted.as_ref().map_or(Scheme::Http, |admitted| admitted.scheme);
-        let line = cookies::set_cookie(&live.config.cookie, live.secure_cookie(scheme), "", 0);
-        headers.append(header::SET_COOKIE, line);
+        let cleared = cookies::set_cookie(&live.config.cookie, live.secure_cookie(scheme), "", 0);
+        headers.append(header::SET_COOKIE, cleared);
     }
     response
 }

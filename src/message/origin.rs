@@ -11,9 +11,9 @@ pub fn may_connect(headers: &HeaderMap, admitted: &Admitted, redirect_hosts: &[S
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         (None, _) => true,
-        (Some(origin), None) => origin
-            .to_str()
-            .is_ok_and(|origin| is_this_host(origin, admitted) || is_listed(origin, redirect_hosts)),
+        (Some(origin), None) => {
+            origin.to_str().is_ok_and(|origin| is_this_host(origin, admitted) || is_listed(origin, redirect_hosts))
+        }
         (Some(_), Some(_)) => false,
     }
 }
@@ -35,7 +35,8 @@ fn is_listed(origin: &str, hosts: &[String]) -> bool {
     let origin_port = port(authority).unwrap_or(default_port);
     hosts.iter().any(|listed| {
         let wanted = port(listed).unwrap_or(default_port);
-        let name = listed.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&**listed, |(name, _)| name);
+        let name =
+            listed.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&**listed, |(name, _)| name);
         let matches = match name.strip_prefix("*.") {
             Some(parent) => host
                 .as_str()

@@ -127,7 +127,7 @@ pub fn decide(policy: &Policy, caller: &Caller) -> Result<Pass, Denied> {
 fn grant(policy: &Policy, person: &Principal) -> Option<&'static str> {
     if policy.groups.is_empty() && policy.users.is_empty() {
         Some("logged_in")
-    } else if policy.users.iter().any(|user| *user == person.username) {
+    } else if policy.users.contains(&person.username) {
         Some("user_listed")
     } else if policy.groups.iter().any(|group| person.groups.contains(group)) {
         Some("group_listed")

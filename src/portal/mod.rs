@@ -294,8 +294,3 @@ mod tests {
         assert!(!cookie_is_secure(SecureCookie::Never, Scheme::Https));
     }
 }
-pub mod language {
-    pub struct Language;
-    impl Language { pub fn choose(_: &[u8]) -> Self { Self } }
-}
-pub fn error_page(_l: language::Language, _s: http::StatusCode, _id: &str) -> String { String::new() }

@@ -158,7 +158,7 @@ pub fn run_tests(config: &Config) -> Vec<String> {
     failures
 }
 
-const fn word(expectation: Expectation) -> &'static str {
+pub fn word(expectation: Expectation) -> &'static str {
     match expectation {
         Expectation::Allow => "allow",
         Expectation::Deny => "deny",

@@ -67,8 +67,11 @@ const BACKLOG: i32 = 4096;
 impl Listeners {
     /// Opens every place for `workers` workers.
     pub fn open(places: &[Listen], workers: usize) -> Result<Self, ListenError> {
-        let mut listeners =
-            Self { by_worker: (0..workers).map(|_| Vec::new()).collect(), addresses: Vec::new(), unix_paths: Vec::new() };
+        let mut listeners = Self {
+            by_worker: (0..workers).map(|_| Vec::new()).collect(),
+            addresses: Vec::new(),
+            unix_paths: Vec::new(),
+        };
         for place in places {
             match place {
                 Listen::Tcp(address) => listeners.open_tcp(*address)?,

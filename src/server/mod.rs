@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 
-pub use self::listener::{ListenError, Listeners};
 use self::listener::{Accepted, Accepting, Listener};
+pub use self::listener::{ListenError, Listeners};
 use crate::gate::{Core, Shared};
 
 /// How far the process is on its way out.

@@ -136,7 +136,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>, task: &mut Context<'_>, slices: &[io::IoSlice<'_>],
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.socket).poll_write_vectored(task, slices);
         self.wrote(poll)

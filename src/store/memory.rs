@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::record::sort_sessions;
 use super::{
     Account, AccountId, Applied, Everything, Import, LogEntry, LogFollower, Revocation, Session, SessionId, Store,
     StoreError, StoreFuture, Username, Write, row,
@@ -243,9 +244,4 @@ impl State {
         self.accounts.insert(account.id.clone(), account);
         Ok(())
     }
-}
-
-/// Oldest first; those of the same second by id, which is ordered by time too.
-pub(super) fn sort_sessions(sessions: &mut [Session]) {
-    sessions.sort_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)));
 }

@@ -8,6 +8,7 @@ mod conformance;
 mod dump;
 mod embedded;
 mod folder;
+#[cfg(test)]
 mod memory;
 mod plan;
 mod record;
@@ -19,10 +20,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use dump::{RestoreError, Restored, restore, write_dump};
+pub use dump::{restore, write_dump};
 pub use embedded::{Sled, SledOptions};
+#[cfg(test)]
 pub use memory::Memory;
-pub use record::{Account, AccountId, LogEntry, NameError, Revocation, Session, SessionId, Username};
+pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 
 /// What a call to a store returns. It can be awaited on any runtime.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

@@ -209,6 +209,11 @@ pub struct Session {
     pub user_agent: String,
 }
 
+/// Oldest first; those of the same second by id, which is ordered by time too.
+pub(super) fn sort_sessions(sessions: &mut [Session]) {
+    sessions.sort_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)));
+}
+
 /// What is no longer valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

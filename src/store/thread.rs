@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::embedded::{Answer, Change, Command, RECORD_BYTES, Reply, SledOptions};
 use super::folder::{Folder, Mark};
-use super::memory::sort_sessions;
 use super::plan::{Plan, Planned, View as _};
+use super::record::sort_sessions;
 use super::row::{self, Meta};
 use super::sled::{Engine, RawRow, guarded};
 use super::{Account, AccountId, Applied, Everything, LogEntry, LogFollower, Row, Session, StoreError, dump};

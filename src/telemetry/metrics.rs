@@ -78,7 +78,7 @@ impl Default for Metrics {
             denials: register!(Family::default(), "denials", "Refused requests by reason"),
             logins: register!(Family::default(), "logins", "Tries to log in by outcome"),
             renewals: register!(Family::default(), "renewals", "Token renewals by outcome"),
-            revocations: register!(Counter::default(), "revocations", "Entries written to the revocation log"),
+            revocations: register!(Counter::default(), "revocations", "Entries read from the revocation log"),
             live_revocations: register!(
                 Gauge::default(),
                 "live_revocations",
@@ -146,9 +146,9 @@ impl Metrics {
         self.0.renewals.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// An entry was written to the revocation log.
-    pub fn revoked(&self) {
-        self.0.revocations.inc();
+    /// Entries of the revocation log were read.
+    pub fn revocations(&self, new: usize) {
+        self.0.revocations.inc_by(new as u64);
     }
 
     /// Entries of the revocation log in memory.

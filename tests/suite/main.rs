@@ -14,6 +14,20 @@
 mod support;
 
 mod check;
+mod cookies;
+mod durability;
+
+mod framing;
+mod identity;
+mod layering;
+mod load;
 mod login;
+mod logs;
+mod operation;
+mod paths;
+mod redirects;
 mod renewal;
 mod revocation;
+mod streaming;
+mod upstreams;
+mod websocket;

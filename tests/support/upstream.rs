@@ -1,6 +1,5 @@
 //! Backends that record exactly what reached them and answer what the test says.
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;

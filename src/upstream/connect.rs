@@ -1,0 +1,136 @@
+//! Opening a connection to one URL: TCP, unix socket, TLS.
+
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::UpstreamUrl;
+
+/// A connection to a backend.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Opens a connection within `limit`, the TLS handshake included.
+pub(super) async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
+    tokio::time::timeout(limit, open(url, tls))
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))
+}
+
+async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Stream> {
+    match url {
+        UpstreamUrl::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        UpstreamUrl::Http { host, port } => tcp(host, *port).await.map(Stream::Tcp),
+        UpstreamUrl::Https { host, port } => {
+            // Never without TLS, whatever went wrong with it.
+            let tls = tls.ok_or_else(|| io::Error::other("TLS is not set up for this upstream"))?;
+            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            let stream = tls.connect(name, tcp(host, *port).await?).await?;
+            Ok(Stream::Tls(Box::new(stream)))
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// TLS towards one upstream: its own certificate authorities, or the system's.
+pub(super) fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = ca_file {
+        let told = |error: &dyn std::fmt::Display| io::Error::other(format!("ca_file {}: {error}", path.display()));
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| told(&error))? {
+            let certificate = certificate.map_err(|error| told(&error))?;
+            roots.add(certificate).map_err(|error| told(&error))?;
+        }
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        if added == 0 {
+            return Err(io::Error::other(
+                "the system has no certificate authorities; install ca-certificates or set ca_file",
+            ));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(task, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(task, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(task, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(task),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(task),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(task),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(task),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(task),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+        }
+    }
+}

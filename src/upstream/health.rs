@@ -1,0 +1,247 @@
+//! Which URLs are in use: failures of real requests, probes, and how much each one has to do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio_rustls::TlsConnector;
+
+use super::connect;
+use crate::clock::Clock;
+use crate::config::{self, UpstreamUrl};
+use crate::telemetry::metrics::Metrics;
+
+/// Failures in a row that put a URL out of use.
+const FAILURES_IN_A_ROW: u32 = 3;
+/// How long it is out the first time; doubled each time after.
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// At most.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Between two probes of one URL.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Probes in a row that must fail before a URL counts as down.
+const FAILED_PROBES: u32 = 2;
+
+/// The state of every URL of every upstream: shared by all workers, probed by the control thread.
+pub struct Health {
+    origin: Instant,
+    upstreams: BTreeMap<String, Vec<Arc<UrlState>>>,
+    config: BTreeMap<String, config::Upstream>,
+    metrics: Metrics,
+}
+
+/// One URL as all workers see it.
+pub(super) struct UrlState {
+    pub(super) url: UpstreamUrl,
+    label: String,
+    upstream: String,
+    in_flight: AtomicUsize,
+    failures: AtomicU32,
+    rests: AtomicU32,
+    /// Milliseconds since the health's origin.
+    out_until: AtomicU64,
+    probed_down: AtomicBool,
+    metrics: Metrics,
+}
+
+/// Counts as a request in flight while it lives.
+pub(super) struct InFlight(Arc<UrlState>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Health {
+    /// Every URL begins in use.
+    #[must_use]
+    pub fn new(upstreams: &BTreeMap<String, config::Upstream>, clock: &Clock, metrics: &Metrics) -> Self {
+        let state = |name: &str, url: &UpstreamUrl| {
+            let label = label(url);
+            metrics.upstream_up(name, &label, true);
+            Arc::new(UrlState {
+                url: url.clone(),
+                label,
+                upstream: name.to_owned(),
+                in_flight: AtomicUsize::new(0),
+                failures: AtomicU32::new(0),
+                rests: AtomicU32::new(0),
+                out_until: AtomicU64::new(0),
+                probed_down: AtomicBool::new(false),
+                metrics: metrics.clone(),
+            })
+        };
+        let upstreams_state = upstreams
+            .iter()
+            .map(|(name, upstream)| (name.clone(), upstream.urls.iter().map(|url| state(name, url)).collect()))
+            .collect();
+        Self {
+            origin: clock.instant(),
+            upstreams: upstreams_state,
+            config: upstreams.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Upstreams of which no URL is in use.
+    #[must_use]
+    pub fn unreachable(&self, now: Instant) -> Vec<&str> {
+        let now = self.millis(now);
+        self.upstreams
+            .iter()
+            .filter(|(_, urls)| !urls.iter().any(|url| url.is_in_use(now)))
+            .map(|(name, _)| &**name)
+            .collect()
+    }
+
+    /// Probes the `health_path` of each upstream that has one, until dropped. For the control thread.
+    pub async fn probe(self: Arc<Self>, clock: Clock) {
+        let mut failed: BTreeMap<(String, usize), u32> = BTreeMap::new();
+        loop {
+            for (name, upstream) in &self.config {
+                let Some(path) = &upstream.health_path else { continue };
+                let tls = upstream_tls(upstream);
+                for (index, state) in self.upstreams.get(name).into_iter().flatten().enumerate() {
+                    let probed = match &tls {
+                        Ok(tls) => probe(upstream, state, path, tls.as_ref()).await,
+                        Err(error) => Err(io::Error::other(error.to_string())),
+                    };
+                    let count = failed.entry((name.clone(), index)).or_default();
+                    *count = if probed.is_ok() { 0 } else { count.saturating_add(1) };
+                    let down = *count >= FAILED_PROBES;
+                    if state.probed_down.swap(down, Ordering::Relaxed) != down {
+                        self.metrics.upstream_up(name, &state.label, !down);
+                        match probed {
+                            Ok(()) => tracing::info!(upstream = name, url = state.label, "the probe succeeds again"),
+                            Err(error) => {
+                                tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use")
+                            }
+                        }
+                    }
+                }
+            }
+            let _ = clock.unix_seconds();
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    pub(super) fn urls(&self, upstream: &str) -> &[Arc<UrlState>] {
+        self.upstreams.get(upstream).map_or(&[], |urls| urls)
+    }
+
+    pub(super) fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl UrlState {
+    /// `now`: milliseconds since the health's origin.
+    pub(super) fn is_in_use(&self, now: u64) -> bool {
+        !self.probed_down.load(Ordering::Relaxed) && self.out_until.load(Ordering::Relaxed) <= now
+    }
+
+    pub(super) fn load(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// An answer came.
+    pub(super) fn succeeded(&self) {
+        if self.failures.swap(0, Ordering::Relaxed) != 0 && self.rests.swap(0, Ordering::Relaxed) != 0 {
+            self.metrics.upstream_up(&self.upstream, &self.label, true);
+            tracing::info!(upstream = self.upstream, url = self.label, "the URL is in use again");
+        }
+    }
+
+    /// It could not be reached, broke off or did not answer in time.
+    pub(super) fn failed(&self, now: u64) {
+        self.metrics.upstream_error(&self.upstream, &self.label);
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if failures < FAILURES_IN_A_ROW {
+            return;
+        }
+        // One failure more after its rest puts it out again at once.
+        self.failures.store(FAILURES_IN_A_ROW - 1, Ordering::Relaxed);
+        let rests = self.rests.fetch_add(1, Ordering::Relaxed).min(5);
+        let rest = (FIRST_REST * 2_u32.pow(rests)).min(LONGEST_REST);
+        self.out_until.store(now + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.metrics.upstream_up(&self.upstream, &self.label, false);
+        tracing::warn!(
+            upstream = self.upstream,
+            url = self.label,
+            seconds = rest.as_secs(),
+            "the URL failed repeatedly and rests"
+        );
+    }
+}
+
+/// TLS where one of the URLs needs it.
+pub(super) fn upstream_tls(upstream: &config::Upstream) -> io::Result<Option<TlsConnector>> {
+    if upstream.urls.iter().any(|url| matches!(url, UpstreamUrl::Https { .. })) {
+        connect::tls(upstream.ca_file.as_deref()).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// One `GET` of the health path; 2xx and 3xx are good.
+async fn probe(
+    upstream: &config::Upstream,
+    state: &UrlState,
+    path: &str,
+    tls: Option<&TlsConnector>,
+) -> io::Result<()> {
+    let limit = upstream.connect_timeout + Duration::from_secs(2);
+    let exchange = async {
+        let stream = connect::connect(&state.url, tls, upstream.connect_timeout).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let request = Request::get(path)
+            .header(header::HOST, authority(&state.url))
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let answered = async { sender.send_request(request).await.map_err(io::Error::other) };
+        let (answer, _) = tokio::join!(answered, connection);
+        let status = answer?.status();
+        if status.is_success() || status.is_redirection() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("it answered {status}")))
+        }
+    };
+    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The authority of a URL, for `Host`.
+pub(super) fn authority(url: &UpstreamUrl) -> String {
+    let with_port = |host: &str, port: u16, default: u16| {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        if port == default { host } else { format!("{host}:{port}") }
+    };
+    match url {
+        UpstreamUrl::Http { host, port } => with_port(host, *port, 80),
+        UpstreamUrl::Https { host, port } => with_port(host, *port, 443),
+        UpstreamUrl::Unix(_) => String::from("localhost"),
+    }
+}
+
+/// For logs and metrics.
+fn label(url: &UpstreamUrl) -> String {
+    match url {
+        UpstreamUrl::Http { .. } => format!("http://{}", authority(url)),
+        UpstreamUrl::Https { .. } => format!("https://{}", authority(url)),
+        UpstreamUrl::Unix(path) => format!("unix:{}", path.display()),
+    }
+}

@@ -1,0 +1,163 @@
+//! The heads of messages on their way: what the backend sees of a request, what the client sees of an answer.
+
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri, Version, response};
+
+use super::{Outgoing, body};
+use crate::message::{cookies, forwarded, hop_by_hop, identity};
+
+/// Rewrites a request's head in place. Returns the trailers that may follow its body.
+///
+/// The order is the point: the client's identity headers go first, then what belongs to its connection (by all
+/// `Connection` lines, which may name ours), then ours are set.
+pub(super) fn request(
+    head: &mut Parts,
+    outgoing: &Outgoing<'_>,
+    host: &HeaderValue,
+    forward_token: bool,
+) -> Option<Vec<HeaderName>> {
+    let headers = &mut head.headers;
+    let trailers = if headers.contains_key(header::TRAILER) {
+        body::announced(headers, |name| outgoing.guarded.covers(name))
+    } else {
+        Vec::new()
+    };
+    let wants_trailers = headers.get_all(header::TE).iter().any(|line| {
+        line.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    outgoing.guarded.strip(headers);
+    hop_by_hop::strip(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::TRAILER);
+    if !forward_token {
+        cookies::remove(headers, outgoing.cookie_name);
+        if outgoing.own_bearer {
+            headers.remove(header::AUTHORIZATION);
+        }
+    }
+    forwarded::set(headers, outgoing.admitted, outgoing.peer, outgoing.request_id);
+    if let Some(person) = outgoing.pass.person() {
+        identity::set(headers, outgoing.identity, person);
+    }
+    headers.insert(header::HOST, host.clone());
+    if outgoing.admitted.websocket {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    } else if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if !trailers.is_empty() {
+        announce(headers, &trailers);
+    }
+    head.version = Version::HTTP_11;
+    head.uri = origin_form(&head.uri, outgoing.strip_prefix)?;
+    Some(trailers)
+}
+
+/// Path and query exactly as they came, less the prefix. `None`: nothing that could be sent is left, which the router
+/// has ruled out.
+fn origin_form(uri: &Uri, strip_prefix: &str) -> Option<Uri> {
+    if strip_prefix.is_empty() && uri.authority().is_none() {
+        return Some(uri.clone());
+    }
+    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let rest = whole.strip_prefix(strip_prefix)?;
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let path_and_query: PathAndQuery = rest.parse().ok()?;
+    Some(Uri::from(path_and_query))
+}
+
+/// Rewrites an answer's head in place. Returns the trailers that may follow its body.
+pub(super) fn response(head: &mut response::Parts, cookie_name: &str, tunnel: bool) -> Vec<HeaderName> {
+    let headers = &mut head.headers;
+    // The codec has decoded the chunks; a length that stood beside them would now be believed (RFC 9112 section 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let trailers = if headers.contains_key(header::TRAILER) { body::announced(headers, |_| false) } else { Vec::new() };
+    hop_by_hop::strip(headers);
+    headers.remove(header::TRAILER);
+    headers.remove(header::TRANSFER_ENCODING);
+    if !trailers.is_empty() {
+        announce(headers, &trailers);
+    }
+    if tunnel {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    drop_own_cookie(headers, cookie_name);
+    head.version = Version::HTTP_11;
+    trailers
+}
+
+/// Nobody but us sets our cookie.
+fn drop_own_cookie(headers: &mut HeaderMap, cookie_name: &str) {
+    if !headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), cookie_name)) {
+        return;
+    }
+    tracing::warn!("an upstream tried to set our cookie; its Set-Cookie was dropped");
+    let kept: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|line| !cookies::sets(line.as_bytes(), cookie_name))
+        .cloned()
+        .collect();
+    headers.remove(header::SET_COOKIE);
+    for line in kept {
+        headers.append(header::SET_COOKIE, line);
+    }
+}
+
+fn announce(headers: &mut HeaderMap, trailers: &[HeaderName]) {
+    let names: Vec<&str> = trailers.iter().map(HeaderName::as_str).collect();
+    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
+        headers.insert(header::TRAILER, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_sent_as_it_came_less_the_prefix() {
+        for (uri, prefix, expected) in [
+            ("/a%2Fb/../c?d=%00", "", "/a%2Fb/../c?d=%00"),
+            ("http://h/a?b", "", "/a?b"),
+            ("http://h", "", "/"),
+            ("/api/x?y", "/api", "/x?y"),
+            ("/api", "/api", "/"),
+            ("/api?y", "/api", "/?y"),
+            ("/api/", "/api", "/"),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(origin_form(&uri, prefix).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_length_beside_chunks_goes_and_so_does_our_cookie() {
+        let mut head = http::Response::new(()).into_parts().0;
+        for (name, value) in [
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "a=b"),
+            ("set-cookie", "access_token=evil"),
+            ("trailer", "x-sum, content-length, set-cookie"),
+        ] {
+            head.headers.append(name, HeaderValue::from_static(value));
+        }
+        let trailers = response(&mut head, "access_token", false);
+        assert_eq!(trailers, ["x-sum"]);
+        let mut left: Vec<_> =
+            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["set-cookie=a=b", "trailer=x-sum"]);
+    }
+}
