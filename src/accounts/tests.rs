@@ -316,8 +316,8 @@ async fn what_is_not_allowed_changes_nothing() {
     let kim = room.add("kim").await;
     let (accounts, login, token) = (&room.accounts, &room.login, &room.token);
     let again = NewAccount { username: "KIM".into(), ..NewAccount::default() };
-    let taken = accounts.add(login, again.clone(), secret(PASSWORD)).await;
-    assert!(matches!(taken, Err(AccountError::Store(StoreError::NameTaken(_)))));
+    let outcome = accounts.add(login, again.clone(), secret(PASSWORD)).await;
+    assert!(matches!(outcome, Err(AccountError::Store(StoreError::NameTaken(_)))));
     let lee = NewAccount { username: "lee".into(), ..again };
     for (new, password) in [
         (NewAccount { username: "l ee".into(), ..lee.clone() }, PASSWORD),
@@ -384,8 +384,8 @@ async fn an_import_is_all_or_nothing() {
         version: 7,
     };
     for names in [["lee", "kim"], ["lee", "lee"]] {
-        let taken = room.accounts.import(names.iter().map(|name| one(name)).collect()).await;
-        assert!(matches!(taken, Err(AccountError::Store(StoreError::NameTaken(_)))));
+        let outcome = room.accounts.import(names.iter().map(|name| one(name)).collect()).await;
+        assert!(matches!(outcome, Err(AccountError::Store(StoreError::NameTaken(_)))));
         assert_eq!(room.accounts.list().await.unwrap().len(), 1);
     }
     assert_eq!(room.accounts.import(vec![one("lee"), one("max")]).await.unwrap(), 2);
