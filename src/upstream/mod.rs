@@ -207,7 +207,7 @@ impl Upstreams {
                 && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
                 && !outgoing.admitted.websocket,
             websocket: outgoing.admitted.websocket,
-            cookie_name: outgoing.cookie_name,
+            outgoing,
         };
         exchange.run(head, body).await
     }
@@ -244,7 +244,7 @@ struct Exchange<'a> {
     sent: Rc<Sent>,
     repeatable: bool,
     websocket: bool,
-    cookie_name: &'a str,
+    outgoing: &'a Outgoing<'a>,
 }
 
 /// How one try failed.
@@ -415,7 +415,7 @@ impl Exchange<'_> {
                 }
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
-                rewrite::response(&mut head, self.cookie_name, true);
+                rewrite::response(&mut head, self.outgoing, true);
                 Ok(Answer::Tunnel { head: Response::from_parts(head, ()), upstream: Tunnel { upstream, in_flight } })
             }
             Answered::Response(response, _) if response.status().is_informational() => {
@@ -423,7 +423,7 @@ impl Exchange<'_> {
             }
             Answered::Response(response, lease) => {
                 let (mut head, incoming) = response.into_parts();
-                let trailers = rewrite::response(&mut head, self.cookie_name, false);
+                let trailers = rewrite::response(&mut head, self.outgoing, false);
                 let body = UpstreamBody::new(incoming, lease, trailers);
                 Ok(Answer::Response(Response::from_parts(head, body)))
             }

@@ -72,13 +72,17 @@ fn origin_form(uri: &Uri, strip_prefix: &str) -> Option<Uri> {
 }
 
 /// Rewrites an answer's head in place. Returns the trailers that may follow its body.
-pub(super) fn response(head: &mut response::Parts, cookie_name: &str, tunnel: bool) -> Vec<HeaderName> {
+pub(super) fn response(head: &mut response::Parts, outgoing: &Outgoing<'_>, tunnel: bool) -> Vec<HeaderName> {
     let headers = &mut head.headers;
     // The codec has decoded the chunks; a length that stood beside them would now be believed (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
-    let trailers = if headers.contains_key(header::TRAILER) { body::announced(headers, |_| false) } else { Vec::new() };
+    let trailers = if headers.contains_key(header::TRAILER) {
+        body::announced(headers, |name| outgoing.guarded.covers(name))
+    } else {
+        Vec::new()
+    };
     hop_by_hop::strip(headers);
     headers.remove(header::TRAILER);
     headers.remove(header::TRANSFER_ENCODING);
@@ -89,7 +93,7 @@ pub(super) fn response(head: &mut response::Parts, cookie_name: &str, tunnel: bo
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    drop_own_cookie(headers, cookie_name);
+    drop_own_cookie(headers, outgoing.cookie_name);
     head.version = Version::HTTP_11;
     trailers
 }
@@ -140,24 +144,21 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_chunks_goes_and_so_does_our_cookie() {
-        let mut head = http::Response::new(()).into_parts().0;
-        for (name, value) in [
-            ("transfer-encoding", "chunked"),
-            ("content-length", "5"),
-            ("connection", "close, x-hop"),
-            ("x-hop", "1"),
-            ("set-cookie", "a=b"),
-            ("set-cookie", "access_token=evil"),
-            ("trailer", "x-sum, content-length, set-cookie"),
-        ] {
-            head.headers.append(name, HeaderValue::from_static(value));
+    fn our_cookie_is_nobody_elses_to_set() {
+        let mut headers = HeaderMap::new();
+        for line in ["a=b; Path=/", "access_token=evil", "c=d"] {
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(line));
         }
-        let trailers = response(&mut head, "access_token", false);
-        assert_eq!(trailers, ["x-sum"]);
-        let mut left: Vec<_> =
-            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
-        left.sort();
-        assert_eq!(left, ["set-cookie=a=b", "trailer=x-sum"]);
+        drop_own_cookie(&mut headers, "access_token");
+        let left: Vec<_> = headers.get_all(header::SET_COOKIE).iter().collect();
+        assert_eq!(left, ["a=b; Path=/", "c=d"]);
+    }
+
+    #[test]
+    fn trailers_that_frame_or_carry_secrets_are_not_announced() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::TRAILER, HeaderValue::from_static("X-Sum, content-length, set-cookie, x-sum, b@d"));
+        assert_eq!(body::announced(&headers, |_| false), ["x-sum"]);
+        assert!(body::announced(&headers, |name| name == "x-sum").is_empty());
     }
 }

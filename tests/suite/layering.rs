@@ -18,10 +18,25 @@ const TABLE: &[(&str, &[&str])] = &[
     ("auth", &["clock", "config", "secret", "store", "policy", "message", "telemetry"]),
     ("context", &["clock", "config", "message", "policy", "telemetry"]),
     ("upstream", &["context", "clock", "config", "message", "policy", "telemetry"]),
-    ("portal", &["context", "accounts", "auth", "message", "policy", "router", "config", "clock", "telemetry"]),
+    (
+        "portal",
+        &[
+            "context",
+            "accounts",
+            "auth",
+            "message",
+            "policy",
+            "router",
+            "config",
+            "clock",
+            "secret",
+            "store",
+            "telemetry",
+        ],
+    ),
     ("gate", &["context", "message", "router", "policy", "auth", "portal", "upstream", "telemetry", "clock", "config"]),
     ("server", &["gate", "accounts", "auth", "message", "config", "clock", "telemetry"]),
-    ("admin", &["gate", "accounts", "auth", "message", "config", "clock", "telemetry"]),
+    ("admin", &["gate", "accounts", "auth", "message", "config", "clock", "secret", "store", "telemetry"]),
 ];
 
 /// The rooms at the top: they may use everything below them.
