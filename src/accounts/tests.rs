@@ -45,7 +45,7 @@ impl Room {
         let login = config::Login {
             bcrypt_cost: 4,
             max_attempts: 3,
-            window: Duration::from_secs(300),
+            window: Duration::from_mins(5),
             min_password_length: 8,
             redirect_hosts: Vec::new(),
             title: String::new(),
@@ -55,9 +55,9 @@ impl Room {
             signing_key: None,
             previous_keys: Vec::new(),
             issuer: String::from("doorward"),
-            lifetime: Duration::from_secs(3_600),
-            refresh_below: Duration::from_secs(1_800),
-            max_lifetime: Duration::from_secs(7_200),
+            lifetime: Duration::from_hours(1),
+            refresh_below: Duration::from_mins(30),
+            max_lifetime: Duration::from_hours(2),
         };
         Self { accounts, store, clock, login, token, audit }
     }
@@ -174,7 +174,7 @@ async fn the_throttle_holds_one_name_from_one_network() {
         assert!(matches!(room.sign_in(name, "wrong").await, SignIn::Refused));
     }
     let SignIn::Throttled { retry_after } = room.sign_in("Kim", PASSWORD).await else { panic!("not throttled") };
-    assert_eq!(retry_after, Duration::from_secs(300));
+    assert_eq!(retry_after, Duration::from_mins(5));
     let elsewhere = "2001:db8::1".parse().unwrap();
     let other = room.accounts.sign_in(&room.login, "kim", secret(PASSWORD), elsewhere).await;
     assert!(matches!(other, SignIn::Granted { .. }));
@@ -364,7 +364,7 @@ async fn changing_a_password_counts_in_the_same_throttle() {
         client(),
     );
     assert!(matches!(gone.await, Err(AccountError::NoSuchAccount(_))));
-    room.clock.advance(Duration::from_secs(300));
+    room.clock.advance(Duration::from_mins(5));
     room.accounts.disable(&room.token, "kim").await.unwrap();
     assert!(matches!(change(PASSWORD).await, Err(AccountError::WrongPassword)));
 }

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Limit = Limit { max_attempts: 3, window: Duration::from_secs(60) };
+    const LIMIT: Limit = Limit { max_attempts: 3, window: Duration::from_mins(1) };
 
     fn bucket(client: &str, name: &str) -> Bucket {
         Bucket::of(client.parse().unwrap(), Username::canonical(name).ok().as_ref(), name)
