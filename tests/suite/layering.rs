@@ -121,7 +121,8 @@ fn violations(sources: &BTreeMap<String, String>) -> Vec<String> {
     for (path, source) in sources {
         let segments: Vec<&str> = path.trim_end_matches(".rs").split('/').collect();
         let room = segments[0];
-        if TOP.contains(&room) {
+        // Tests that a file takes in by `#[path]` stand one module deeper than their place tells.
+        if TOP.contains(&room) || path.ends_with("_tests.rs") {
             continue;
         }
         let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == room) else {

@@ -26,6 +26,7 @@ mod logs;
 mod operation;
 mod paths;
 mod redirects;
+mod peers;
 mod renewal;
 mod revocation;
 mod streaming;
