@@ -19,7 +19,11 @@ pub struct Clock(Source);
 enum Source {
     System,
     #[cfg(test)]
-    Manual { unix_millis: Arc<AtomicU64>, origin: Instant, start: u64 },
+    Manual {
+        unix_millis: Arc<AtomicU64>,
+        origin: Instant,
+        start: u64,
+    },
 }
 
 impl Clock {

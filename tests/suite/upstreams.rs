@@ -26,9 +26,7 @@ fn a_backend_that_closes_right_after_each_answer_fails_no_get_and_gets_no_post_t
     let mut failed = 0;
     for number in 0..300 {
         let request = Request::post(&format!("/post/{number}")).body(b"once");
-        let answer = if let Ok(answer) = connection.try_send(&request) {
-            answer
-        } else {
+        let Ok(answer) = connection.try_send(&request) else {
             connection = gateway.connect();
             continue;
         };
