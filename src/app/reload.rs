@@ -52,7 +52,7 @@ impl Reloader {
     }
 
     fn try_to(&self) -> Result<(), String> {
-        let mut config = config::load(&self.source, &|name| std::env::var(name).ok())
+        let mut config = config::load(&self.source, &config::from_process)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
         let current = self.shared.live();
         let fixed = config::diff::needs_restart(&current.config, &config);

@@ -42,7 +42,7 @@ pub(super) fn find(place: &Place) -> Result<PathBuf, Failure> {
 /// Reads the configuration; every problem is in the failure.
 pub(super) fn load(place: &Place) -> Result<Config, Failure> {
     let file = find(place)?;
-    config::load(&file, &|name| std::env::var(name).ok()).map_err(|problems| {
+    config::load(&file, &config::from_process).map_err(|problems| {
         let count = problems.len();
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let plural = if count == 1 { "problem" } else { "problems" };
@@ -53,14 +53,7 @@ pub(super) fn load(place: &Place) -> Result<Config, Failure> {
 /// `doorward check-config`.
 pub(super) fn check(place: &Place, output: &mut Output) -> Done {
     let file = find(place)?;
-    let config = config::load(&file, &|name| std::env::var(name).ok()).map_err(|problems| {
-        Failure::usage(format!(
-            "{} of {} must be changed:\n{}",
-            if problems.len() == 1 { "one line".to_owned() } else { format!("{} lines", problems.len()) },
-            file.display(),
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        ))
-    })?;
+    let config = load(place)?;
     for warning in &config.warnings {
         output.note(&format!("warning: {warning}"));
     }

@@ -22,6 +22,7 @@ use ipnet::IpNet;
 
 pub use self::check::load;
 pub use self::protect::protect_toml;
+pub use self::secrets::from_process;
 use crate::secret::Secret;
 
 /// A whole, checked configuration.

@@ -12,6 +12,12 @@ use crate::secret::Secret;
 /// Looks an environment variable up.
 pub type Environment<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
+/// The environment of this process. What is not UTF-8 comes back with U+FFFD in it, which no secret may hold.
+#[must_use]
+pub fn from_process(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
 /// The shortest HS256 secret (RFC 7518 section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 /// No key file is longer.
@@ -135,6 +141,9 @@ fn check_secret(origin: &str, secret: &[u8]) -> Result<(), String> {
     }
     if secret.len() < MIN_SECRET_BYTES {
         return Err(format!("{origin} holds {} bytes, at least {MIN_SECRET_BYTES} are needed; {MAKE}", secret.len()));
+    }
+    if memchr::memmem::find(secret, "\u{fffd}".as_bytes()).is_some() {
+        return Err(format!("{origin} is not UTF-8; put it into a file and name that as token.secret_file"));
     }
     if is_pem(secret) {
         return Err(format!("{origin} holds a PEM key, which is no HS256 secret; set token.algorithm, or {MAKE}"));

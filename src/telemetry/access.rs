@@ -216,7 +216,7 @@ mod tests {
         };
         let mut lines = Vec::new();
         log.json(&mut lines, &Entry { path: String::from("/a\n\"b\u{1b}"), status: 200, ..Entry::default() });
-        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(memchr::memchr_iter(b'\n', &lines).count(), 1);
         let line: serde_json::Value = serde_json::from_slice(&lines).unwrap();
         assert_eq!(line["path"], "/a\n\"b\u{1b}");
         assert_eq!(line["time"], "2026-11-24T09:30:00Z");
