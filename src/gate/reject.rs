@@ -135,7 +135,10 @@ pub(super) fn answer(
     context: &mut Context,
 ) -> Response<Full<Bytes>> {
     let public = rejection.public();
-    context.entry.decision = "deny";
+    // A backend that failed was asked on a Pass: the decision stands, whatever came of it.
+    if !matches!(rejection, Rejection::Upstream(_)) {
+        context.entry.decision = "deny";
+    }
     context.entry.reason = public.code;
     log(rejection, context);
 

@@ -89,16 +89,13 @@ impl Workers {
     /// Stops accepting, lets running requests finish, then ends. False: `limit` ran out and the rest was cut.
     pub async fn drain(mut self, limit: Duration) -> bool {
         self.stage.send_replace(Stage::Drain);
-        let whole = tokio::time::timeout(limit, async {
-            tokio::time::sleep(IDLE_GRACE.min(limit / 2)).await;
+        let mut left = self.threads.len();
+        let grace = IDLE_GRACE.min(limit / 2);
+        let mut whole = all_done(&mut self.done, &mut left, grace).await;
+        if !whole {
             self.stage.send_replace(Stage::Leave);
-            for _ in &self.threads {
-                // `None` can't come while threads are left.
-                let _ = self.done.recv().await;
-            }
-        })
-        .await
-        .is_ok();
+            whole = all_done(&mut self.done, &mut left, limit.saturating_sub(grace)).await;
+        }
         self.stage.send_replace(Stage::Cut);
         for thread in self.threads {
             // A worker that panicked has been reported by its panic.
@@ -106,6 +103,18 @@ impl Workers {
         }
         whole
     }
+}
+
+/// Waits for the workers that are `left`. False: `limit` ran out.
+async fn all_done(done: &mut mpsc::UnboundedReceiver<()>, left: &mut usize, limit: Duration) -> bool {
+    let waiting = async {
+        while *left > 0 {
+            // `None` can't come while workers are left.
+            let _ = done.recv().await;
+            *left -= 1;
+        }
+    };
+    tokio::time::timeout(limit, waiting).await.is_ok()
 }
 
 struct Worker {
