@@ -21,6 +21,8 @@ use super::pool::Lease;
 pub(super) struct Sent {
     /// Pieces that were handed to the backend's connection.
     pub(super) pieces: Cell<u64>,
+    /// It is the client that is waited for, and not the backend.
+    pub(super) waiting: Cell<bool>,
     pub(super) fault: RefCell<Option<ClientFault>>,
 }
 
@@ -95,7 +97,9 @@ impl Body for RequestBody {
 
 impl ClientBody {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyFailed>>> {
-        match Pin::new(&mut self.incoming).poll_frame(task) {
+        let poll = Pin::new(&mut self.incoming).poll_frame(task);
+        self.sent.waiting.set(poll.is_pending());
+        match poll {
             Poll::Ready(Some(Ok(frame))) => {
                 self.alarm = None;
                 self.sent.pieces.set(self.sent.pieces.get() + 1);
@@ -214,7 +218,12 @@ impl Body for UpstreamBody {
                         // Its end, good or bad, shows in the body.
                         let over = lease.poll_connection(task).is_ready();
                         match Pin::new(&mut this.incoming).poll_frame(&mut quiet) {
-                            Poll::Pending if over => Poll::Ready(None),
+                            // Never a clean end that the codec has not seen.
+                            Poll::Pending if over => {
+                                this.lease = None;
+                                let source = Box::from("the connection ended before the answer");
+                                return Poll::Ready(Some(Err(BodyError(source))));
+                            }
                             poll => poll,
                         }
                     }
