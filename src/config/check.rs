@@ -80,7 +80,7 @@ impl Reading<'_> {
         let login = login(root.section("login"));
         let portal_prefix = portal(root.section("portal"));
         let identity = super::identity::read(root.section("identity"));
-        let upstreams = routes::upstreams(self, root.section("upstream"), &server);
+        let upstreams = routes::upstreams(self, &root.section("upstream"), &server);
         let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
         let tests = routes::tests(&root);
         let log = self.log(root.section("log"));
@@ -294,9 +294,12 @@ fn cookie(section: Section<'_>) -> Cookie {
         section.problem(&section.place_of("name"), "name", "must be 1 to 64 letters, digits, \"-\" or \"_\"");
     }
     let domain = section.text_or("domain", "").trim_start_matches('.').to_ascii_lowercase();
-    let is_domain = domain
-        .split('.')
-        .all(|label| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+    let is_domain = domain.split('.').all(|label| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    });
     if !domain.is_empty() && (!is_domain || !domain.contains('.') || domain.parse::<std::net::IpAddr>().is_ok()) {
         let place = section.place_of("domain");
         section.problem(&place, "domain", "must be a domain such as \"example.com\", or \"\" for this host only");
@@ -315,7 +318,9 @@ fn cookie(section: Section<'_>) -> Cookie {
         let place = section.place_of("same_site");
         section.problem(&place, "same_site", "\"none\" needs secure = true: browsers drop the cookie otherwise");
     }
-    if name.starts_with("__Host-") && (!domain.is_empty() || path != "/" || secure != SecureCookie::Always) {
+    // Browsers compare these prefixes without regard to letter case (RFC 6265bis section 5.4).
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with("__host-") && (!domain.is_empty() || path != "/" || secure != SecureCookie::Always) {
         let place = section.place_of("name");
         section.problem(
             &place,
@@ -323,7 +328,7 @@ fn cookie(section: Section<'_>) -> Cookie {
             "__Host- needs secure = true, path = \"/\" and no domain: browsers drop the cookie otherwise",
         );
     }
-    if name.starts_with("__Secure-") && secure != SecureCookie::Always {
+    if lower.starts_with("__secure-") && secure != SecureCookie::Always {
         section.problem(&section.place_of("name"), "name", "__Secure- needs secure = true");
     }
     section.close();

@@ -37,6 +37,10 @@ const RESERVED: [&str; 27] = [
     "origin",
 ];
 
+/// The `X-Forwarded-*` that describe the way and not the person.
+const WAY: [&str; 12] =
+    ["for", "proto", "host", "port", "prefix", "server", "uri", "method", "ssl", "scheme", "path", "by"];
+
 pub(super) fn read(section: Section<'_>) -> Identity {
     let preset = section.choice("preset", &[("forwarded", 0), ("remote", 1), ("none", 2)], 0);
     if section.boolean("assertion", false) {
@@ -67,7 +71,9 @@ pub(super) fn read(section: Section<'_>) -> Identity {
 
 fn header(table: &Section<'_>, name: &Text, template: &Text) -> Option<IdentityHeader> {
     let folded = fold(&name.text);
-    if RESERVED.contains(&folded.as_str()) {
+    let is_way = folded.strip_prefix("x-forwarded-").is_some_and(|rest| WAY.contains(&rest));
+    let is_rewrite = folded.starts_with("x-original-") || folded.starts_with("x-rewrite-");
+    if is_way || is_rewrite || RESERVED.contains(&folded.as_str()) {
         table.problem(
             &name.place,
             &name.text,

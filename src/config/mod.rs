@@ -9,6 +9,8 @@ mod protect;
 mod reader;
 mod routes;
 mod secrets;
+#[cfg(test)]
+mod tests;
 pub mod units;
 
 use std::collections::BTreeMap;

@@ -143,7 +143,8 @@ impl<'t> Section<'t> {
 
     fn wrong_type(&self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) {
         let found = value.get_ref().type_str();
-        self.problem(&value.span(), key, format!("is a {found}; write {wanted}"));
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+        self.problem(&value.span(), key, format!("is {article} {found}; write {wanted}"));
     }
 
     pub(super) fn is_text(&self, key: &'static str) -> bool {
@@ -310,12 +311,11 @@ impl<'t> Section<'t> {
                 .iter()
                 .filter(|known| distance(known, name.get_ref()) <= 2)
                 .min_by_key(|known| distance(known, name.get_ref()));
-            let message = match near {
-                Some(known) => format!("is not known; did you mean {known:?}?"),
-                None => {
-                    let known: Vec<&str> = asked.iter().copied().collect();
-                    format!("is not known; known here: {}", known.join(", "))
-                }
+            let message = if let Some(known) = near {
+                format!("is not known; did you mean {known:?}?")
+            } else {
+                let known: Vec<&str> = asked.iter().copied().collect();
+                format!("is not known; known here: {}", known.join(", "))
             };
             self.problem(&name.span(), name.get_ref(), message);
         }

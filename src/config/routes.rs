@@ -9,7 +9,7 @@ use super::reader::{Section, Text};
 use super::units::{PathPrefix, canonical_username};
 use super::{Access, Expectation, HostPattern, Listen, PolicyTest, Route, Server, Upstream, UpstreamHost, UpstreamUrl};
 
-pub(super) fn upstreams(reading: &Reading<'_>, section: Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
+pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
     let mut upstreams = BTreeMap::new();
     for (name, one) in section.named() {
         let mut urls = Vec::new();
@@ -73,8 +73,8 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
 fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
     use rustls_pki_types::pem::PemObject as _;
     let (path, place) = reading.file(section, "ca_file")?;
-    let certificates = rustls_pki_types::CertificateDer::pem_file_iter(&path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
+    let certificates =
+        rustls_pki_types::CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match certificates {
         Ok(certificates) if !certificates.is_empty() => {}
         Ok(_) => section.problem(&place, "ca_file", format!("{} holds no certificate in PEM", path.display())),
@@ -167,7 +167,7 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
                 );
             }
         }
-        let endpoints = ["/login", "/check", "/logout", "/account"];
+        let endpoints = ["/login", "/check", "/logout", "/account", "/.well-known/jwks.json"];
         if endpoints.iter().any(|endpoint| route.path == format!("{portal_prefix}{endpoint}")) {
             report.warning(
                 &place,
@@ -197,35 +197,72 @@ fn named(route: &Route) -> String {
 fn clash(one: &Route, other: &Route) -> Option<&'static str> {
     let overlap = match (one.methods.is_empty(), other.methods.is_empty()) {
         (true, true) => true,
-        (false, false) => one.methods.iter().any(|method| other.methods.contains(method)),
+        (false, false) => {
+            one.methods.iter().any(|method| covers(&other.methods, method))
+                || other.methods.iter().any(|method| covers(&one.methods, method))
+        }
         _ => false,
     };
-    if one.host != other.host || !overlap || !one.path.eq_ignore_ascii_case(&other.path) {
+    if one.host != other.host || !one.path.eq_ignore_ascii_case(&other.path) {
         None
     } else if one.path != other.path {
+        // Whatever the methods: the readings of such a path would lead to two routes.
         Some("has the same path in other letter case")
-    } else if one.exact == other.exact {
+    } else if one.exact == other.exact && overlap {
         Some("means the same requests")
     } else {
         None
     }
 }
 
+/// GET covers HEAD.
+fn covers(methods: &[Method], method: &Method) -> bool {
+    methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
+}
+
+/// RFC 9110 section 9, PATCH (RFC 5789), QUERY, and those of WebDAV and CalDAV. Another one is a slip of the hand.
+const METHODS: [&str; 25] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "QUERY",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "MKCALENDAR",
+    "ACL",
+    "BIND",
+    "UNBIND",
+    "REBIND",
+    "LINK",
+    "UNLINK",
+    "PURGE",
+];
+
 fn methods(section: &Section<'_>) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for text in section.texts("methods") {
-        let is_method =
-            !text.text.is_empty() && text.text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        let is_method = METHODS.contains(&text.text.as_str());
         match text.text.parse::<Method>() {
             Ok(Method::CONNECT | Method::TRACE) => {
-                section.problem(&text.place, "methods", format!("{} is never served", text.text))
+                section.problem(&text.place, "methods", format!("{} is never served", text.text));
             }
             Ok(method) if is_method && !methods.contains(&method) => methods.push(method),
             Ok(_) if is_method => section.problem(&text.place, "methods", format!("{} is named twice", text.text)),
             _ => section.problem(
                 &text.place,
                 "methods",
-                format!("{:?} is no method; write it in capitals, for example \"POST\"", text.text),
+                format!("{:?} is no known method; write it in capitals, for example \"POST\"", text.text),
             ),
         }
     }
@@ -267,14 +304,14 @@ fn lists(section: &Section<'_>, access: Access) -> Lists {
             section.problem(&group.place, "groups", "a group must not be empty or hold a comma");
         }
     }
-    let users = users.into_iter().map(|user| {
-        if user.text.is_empty() || user.text.chars().any(|sign| sign.is_control() || sign.is_whitespace()) {
-            section.problem(&user.place, "users", format!("{:?} can be no user name", user.text));
-        }
-        canonical_username(&user.text)
-    });
-    let users = users.collect();
+    let users = users.iter().filter_map(|user| username(section, "users", user)).collect();
     Lists { groups: groups.into_iter().map(|group| group.text).collect(), users }
+}
+
+fn username(section: &Section<'_>, key: &str, typed: &Text) -> Option<String> {
+    canonical_username(&typed.text)
+        .map_err(|error| section.problem(&typed.place, key, format!("{:?} {error}", typed.text)))
+        .ok()
 }
 
 pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
@@ -284,7 +321,7 @@ pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
 fn test(section: Section<'_>) -> Option<PolicyTest> {
     let line = section.report().line(&section.place);
     let request = section.text("request");
-    let user = section.text("user").map(|text| canonical_username(&text.text));
+    let user = section.text("user").and_then(|text| username(&section, "user", &text));
     let groups: Vec<String> = section.texts("groups").into_iter().map(|text| text.text).collect();
     let expect = section.has("expect").then(|| {
         section.choice(
@@ -296,7 +333,7 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
     if expect.is_none() {
         section.problem(&section.place, "expect", "is missing; write \"allow\", \"deny\" or \"login\"");
     }
-    if user.is_none() && !groups.is_empty() {
+    if !section.has("user") && !groups.is_empty() {
         section.problem(&section.place_of("groups"), "groups", "needs a user: nobody has no groups");
     }
     let parsed = match &request {
@@ -312,7 +349,8 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
             let parsed = text.text.split_once(' ').and_then(|(method, url)| {
                 let method = method.parse::<Method>().ok()?;
                 let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
-                (!rest.is_empty() && !url.contains(' ')).then(|| (method, url.to_owned()))
+                let names_host = rest.starts_with(|sign: char| sign.is_alphanumeric() || sign == '[');
+                (names_host && !url.contains(' ')).then(|| (method, url.to_owned()))
             });
             if parsed.is_none() {
                 section.problem(

@@ -79,7 +79,9 @@ pub(super) fn previous_keys(section: &Section<'_>, path: &dyn Fn(&str) -> PathBu
 /// Reads a file that only its owner can read.
 fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
     let shown = path.display();
-    let metadata = fs::metadata(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    // Not shown where there is no such file: a secret may have been pasted in place of its file's name.
+    let metadata = fs::metadata(path)
+        .map_err(|error| format!("the file that is named here can't be read: {error}; write the path of a file"))?;
     if !metadata.is_file() {
         return Err(format!("{shown} is no file"));
     }
@@ -165,10 +167,26 @@ fn pem_algorithm(bytes: &[u8]) -> Result<Algorithm, String> {
     let is_private = memchr::memmem::find(bytes, b"PRIVATE KEY-----").is_some();
     let ed = if is_private { EncodingKey::from_ed_pem(bytes).is_ok() } else { DecodingKey::from_ed_pem(bytes).is_ok() };
     let ec = if is_private { EncodingKey::from_ec_pem(bytes).is_ok() } else { DecodingKey::from_ec_pem(bytes).is_ok() };
-    match (ed, ec) {
+    match (ed, ec && is_p256(bytes, is_private)) {
         (true, false) => Ok(Algorithm::EdDsa),
         (false, true) => Ok(Algorithm::Es256),
         _ => Err(String::from("is neither an Ed25519 nor a P-256 key in PEM")),
+    }
+}
+
+/// Whether an elliptic key is on the curve of ES256: the parser of `jsonwebtoken` takes every curve.
+fn is_p256(bytes: &[u8], is_private: bool) -> bool {
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, ParsedPublicKey,
+    };
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
+    if is_private {
+        PrivatePkcs8KeyDer::from_pem_slice(bytes)
+            .is_ok_and(|der| EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der()).is_ok())
+    } else {
+        SubjectPublicKeyInfoDer::from_pem_slice(bytes)
+            .is_ok_and(|der| ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der.as_ref()).is_ok())
     }
 }
 

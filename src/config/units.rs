@@ -224,9 +224,10 @@ impl FromStr for UpstreamUrl {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
+        // The text itself is not shown: a password may stand in it.
         let wrong = |why: &str| {
             Err(UnitError::new(format!(
-                "{text:?} {why}; write for example \"http://127.0.0.1:9000\", \"https://app.internal\" or \"unix:/run/app.sock\""
+                "{why}; write for example \"http://127.0.0.1:9000\", \"https://app.internal\" or \"unix:/run/app.sock\""
             )))
         };
         if let Some(path) = text.strip_prefix("unix:") {
@@ -246,6 +247,9 @@ impl FromStr for UpstreamUrl {
         let Some(host) = url.host_str() else { return wrong("names no host") };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port_or_known_default().unwrap_or(80);
+        if port == 0 {
+            return wrong("has the port 0");
+        }
         match url.scheme() {
             "http" => Ok(Self::Http { host, port }),
             "https" => Ok(Self::Https { host, port }),
@@ -267,7 +271,9 @@ impl FromStr for RedirectHost {
             _ => (text, None),
         };
         if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            return Err(UnitError::new(format!("{text:?} has no valid port")));
+            return Err(UnitError::new(format!(
+                "{text:?} is no host; write for example \"app.example.com\" or \"app.example.com:8443\", without https://"
+            )));
         }
         let name = match name.parse::<HostPattern>()? {
             HostPattern::Any => return Err(UnitError::new("an empty host leads nowhere; remove it")),
@@ -322,9 +328,16 @@ impl FromStr for Template {
     }
 }
 
-/// The canonical form of a user name in a list of users, as the store makes it: NFKC, lower case.
-#[must_use]
-pub(super) fn canonical_username(typed: &str) -> String {
+/// The canonical form of a user name, by the store's rule: NFKC, lower case, 1 to 64 characters, none of them a control
+/// character, white space or invisible.
+pub(super) fn canonical_username(typed: &str) -> Result<String, UnitError> {
+    const MOST: usize = 64;
+    let wrong =
+        || UnitError::new("is no user name: 1 to 64 characters, no white space, control or invisible characters");
+    // Bounded before the work: NFKC can make one character eighteen.
+    if typed.chars().count() > MOST {
+        return Err(wrong());
+    }
     let mut name: String = typed.nfkc().collect();
     for _ in 0..4 {
         let next: String = name.to_lowercase().nfkc().collect();
@@ -333,7 +346,18 @@ pub(super) fn canonical_username(typed: &str) -> String {
         }
         name = next;
     }
-    name
+    if name.is_empty() || name.chars().count() > MOST || name.chars().any(is_forbidden_in_names) {
+        return Err(wrong());
+    }
+    Ok(name)
+}
+
+fn is_forbidden_in_names(sign: char) -> bool {
+    sign.is_control()
+        || sign.is_whitespace()
+        || matches!(sign,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]

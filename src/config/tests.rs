@@ -1,0 +1,505 @@
+//! The configuration as a whole: the example, the defaults, files full of mistakes, and files of no sense at all.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use toml::de::{DeTable, DeValue};
+
+use super::check::{load, parse};
+use super::reader::Problem;
+use super::{
+    Access, Algorithm, Config, Listen, LogFormat, OnStale, SameSite, SecureCookie, UpstreamHost, protect_toml,
+};
+
+const EXAMPLE: &str = include_str!("../../config.toml.example");
+const SMALLEST: &str = "[upstream.app]\nurls = [\"http://127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n";
+const CANARY: &str = "canary-4711-do-not-show";
+
+fn read(text: &str) -> Result<Config, Vec<Problem>> {
+    parse(text, Path::new("/etc/doorward/config.toml"), &|_| None)
+}
+
+fn good(text: &str) -> Config {
+    read(text).unwrap_or_else(|problems| panic!("{}", listed(&problems)))
+}
+
+fn listed(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// What is wrong with the smallest file and these lines.
+fn wrong(lines: &str) -> String {
+    read(&format!("{lines}\n{SMALLEST}")).map(|_| ()).map_err(|problems| listed(&problems)).expect_err(lines)
+}
+
+/// The smallest file whose one route has these lines too.
+fn wrong_route(lines: &str) -> String {
+    read(&format!("{SMALLEST}{lines}\n")).map(|_| ()).map_err(|problems| listed(&problems)).expect_err(lines)
+}
+
+fn write(folder: &Path, name: &str, mode: u32, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn with_secret(bytes: &[u8], mode: u32) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "secret", mode, bytes);
+    let text = format!("[token]\nsecret_file = \"secret\"\n{SMALLEST}");
+    parse(&text, &folder.path().join("config.toml"), &|_| None).map_err(|problems| listed(&problems))
+}
+
+/// Everything but where it came from.
+fn meant(config: &Config) -> String {
+    format!("{:?}", Config { source: None, ..config.clone() })
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    let example = good(EXAMPLE);
+    assert_eq!(meant(&example), meant(&good(SMALLEST)));
+    assert_eq!(example.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let config = good(SMALLEST);
+    let seconds = Duration::from_secs;
+    assert_eq!(config.data_dir, Path::new("/var/lib/doorward"));
+    assert_eq!(config.server.listen, [Listen::Tcp(([127, 0, 0, 1], 8080).into())]);
+    assert!(config.server.workers > 0 && config.server.trusted_proxies.is_empty());
+    assert_eq!(config.server.drain, seconds(30));
+    let limits = &config.server.limits;
+    assert_eq!(
+        (limits.header_timeout, limits.idle_timeout, limits.body_timeout),
+        (seconds(10), seconds(75), seconds(60))
+    );
+    assert_eq!((limits.max_headers, limits.max_header_bytes, limits.max_connections), (100, 32_768, 10_000));
+    assert_eq!(config.admin.listen, Some(([127, 0, 0, 1], 9180).into()));
+    let store = &config.store;
+    assert_eq!((store.max_staleness, store.on_stale, store.timeout), (seconds(10), OnStale::Serve, seconds(2)));
+    let token = &config.token;
+    assert_eq!((token.algorithm, token.issuer.as_str()), (Algorithm::Hs256, "doorward"));
+    assert!(token.signing_key.is_none() && token.previous_keys.is_empty());
+    assert_eq!((token.lifetime, token.refresh_below), (seconds(604_800), seconds(302_400)));
+    assert_eq!(token.max_lifetime, seconds(2_592_000));
+    let cookie = &config.cookie;
+    assert_eq!((cookie.name.as_str(), cookie.domain.as_str(), cookie.path.as_str()), ("access_token", "", "/"));
+    assert_eq!((cookie.secure, cookie.same_site), (SecureCookie::Auto, SameSite::Lax));
+    let login = &config.login;
+    assert_eq!((login.bcrypt_cost, login.max_attempts, login.window), (12, 5, seconds(300)));
+    assert_eq!((login.min_password_length, login.title.as_str()), (8, "Sign in"));
+    assert_eq!(config.portal_prefix, "");
+    let names: Vec<&str> = config.identity.headers.iter().map(|header| header.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["x-forwarded-user", "x-forwarded-groups", "x-forwarded-email", "x-forwarded-preferred-username"]
+    );
+    let app = &config.upstreams["app"];
+    assert_eq!((app.connect_timeout, app.response_timeout), (seconds(5), seconds(60)));
+    assert_eq!((&app.host, app.health_path.as_ref(), app.forward_token), (&UpstreamHost::Preserve, None, false));
+    let route = &config.routes[0];
+    assert_eq!((route.path.as_str(), route.access, route.exact, route.api), ("/", Access::Required, false, false));
+    assert_eq!((config.log.format, config.log.level.as_str(), config.log.access), (LogFormat::Json, "info", true));
+}
+
+/// Names every key of the example, also those behind a `#`, with the sections it stands in.
+fn keys_of(text: &str) -> BTreeSet<String> {
+    fn collect(prefix: &str, value: &DeValue<'_>, keys: &mut BTreeSet<String>) {
+        match value {
+            DeValue::Table(table) => table.iter().for_each(|(name, value)| {
+                collect(&format!("{prefix}.{}", name.get_ref()), value.get_ref(), keys);
+            }),
+            DeValue::Array(array) if array.iter().any(|item| item.get_ref().is_table()) => {
+                array.iter().for_each(|item| collect(prefix, item.get_ref(), keys));
+            }
+            _ => {
+                keys.insert(prefix.trim_start_matches('.').to_owned());
+            }
+        }
+    }
+    let open: Vec<&str> = text
+        .lines()
+        .map(|line| {
+            let code = line.strip_prefix("# ").filter(|rest| {
+                rest.starts_with(['[', '"']) || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+            });
+            code.unwrap_or(line)
+        })
+        .collect();
+    let open = open.join("\n");
+    let table = DeTable::parse(&open).expect("the example with its comments opened is TOML");
+    let mut keys = BTreeSet::new();
+    collect("", &DeValue::Table(table.into_inner()), &mut keys);
+    keys
+}
+
+/// The error about an unknown key lists those that are known: so no key can be read without being in the example.
+#[test]
+fn the_example_names_every_key_that_is_read() {
+    let shown = keys_of(EXAMPLE);
+    for (section, lines) in [
+        ("", "zzzzzzzz = 1".to_owned()),
+        ("server", "[server]\nzzzzzzzz = 1".to_owned()),
+        ("server.limits", "[server.limits]\nzzzzzzzz = 1".to_owned()),
+        ("admin", "[admin]\nzzzzzzzz = 1".to_owned()),
+        ("store", "[store]\nzzzzzzzz = 1".to_owned()),
+        ("token", "[token]\nzzzzzzzz = 1".to_owned()),
+        ("cookie", "[cookie]\nzzzzzzzz = 1".to_owned()),
+        ("login", "[login]\nzzzzzzzz = 1".to_owned()),
+        ("portal", "[portal]\nzzzzzzzz = 1".to_owned()),
+        ("identity", "[identity]\nzzzzzzzz = 1".to_owned()),
+        ("upstream.app", "[upstream.other]\nurls = [\"http://a\"]\nzzzzzzzz = 1".to_owned()),
+        ("route", "[[route]]\npath = \"/x\"\nupstream = \"app\"\nzzzzzzzz = 1".to_owned()),
+        ("test", "[[test]]\nrequest = \"GET http://a/\"\nexpect = \"login\"\nzzzzzzzz = 1".to_owned()),
+        ("log", "[log]\nzzzzzzzz = 1".to_owned()),
+    ] {
+        let message = wrong(&lines);
+        let (_, known) = message.split_once("known here: ").unwrap_or_else(|| panic!("{message}"));
+        for key in known.lines().next().unwrap_or_default().split(", ") {
+            let full = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+            let is_there = shown.iter().any(|shown| *shown == full || shown.starts_with(&format!("{full}.")));
+            assert!(is_there, "the example lacks {full}");
+        }
+    }
+}
+
+#[test]
+fn what_protect_writes_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "secret", 0o600, b"0123456789abcdef0123456789abcdef-only-for-tests\n");
+    let public = [String::from("/assets"), String::from("/favicon.ico")];
+    let text = protect_toml("127.0.0.1:0", "http://localhost:9000", &public);
+    let file = write(folder.path(), "config.toml", 0o600, text.as_bytes());
+    let config = load(&file, &|_| None).unwrap_or_else(|problems| panic!("{}", listed(&problems)));
+    assert_eq!(fs::canonicalize(&config.data_dir).unwrap(), fs::canonicalize(folder.path()).unwrap());
+    assert_eq!(config.admin.listen, None);
+    assert_eq!(config.routes.len(), 3);
+    assert_eq!((config.routes[0].access, config.routes[1].access), (Access::Required, Access::Public));
+    assert_eq!(config.cookie.secure, SecureCookie::Auto);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_hostile_argument_of_protect_stays_one_value() {
+    let hostile = "http://a\"]\n[admin]\nlisten = \"0.0.0.0:1";
+    let text = protect_toml("127.0.0.1:0", hostile, &[]);
+    let table = DeTable::parse(&text).unwrap();
+    let urls = table.get_ref()["upstream"].get_ref()["app"].get_ref()["urls"].get_ref().as_array().unwrap();
+    assert_eq!(urls[0].get_ref().as_str(), Some(hostile));
+}
+
+const MISTAKES: &str = r#"data_dirr = "/x"
+[server]
+listen = ["127.0.0.1:8080", "127.0.0.1:8080", "here"]
+workers = "two"
+h2c = true
+trusted_proxies = ["0.0.0.0/0", "nobody"]
+drain = 30
+[server.tls]
+certificate_file = "x"
+[server.limits]
+header_timeout = "10 seconds"
+max_headers = 0
+max_header_bytes = "1TiB"
+[admin]
+listen = "127.0.0.1:8080"
+[store]
+kind = "postgres"
+on_stale = "maybe"
+[token]
+secret_file = "/nonexistent/secret"
+lifetime = "7d"
+refresh_below = "8d"
+max_lifetime = "1d"
+issuer = ""
+[cookie]
+name = "a b"
+same_site = "none"
+[login]
+bcrypt_cost = 30
+redirect_hosts = ["https://a"]
+[portal]
+prefix = "auth"
+[identity]
+assertion = true
+[identity.headers]
+"Cookie" = "{username}"
+"X-User" = "{user}"
+[upstream.app]
+urls = ["ftp://a", "http://localhost:8080"]
+[upstream.empty]
+[[route]]
+path = "/admin"
+acces = "deny"
+upstream = "app"
+[[route]]
+path = "/Admin"
+upstream = "nowhere"
+[[route]]
+path = "/a/../b"
+access = "public"
+groups = ["staff"]
+methods = ["get"]
+upstream = "app"
+[[route]]
+path = "/c"
+strip_prefix = "/d"
+[[test]]
+request = "/admin"
+groups = ["staff"]
+expect = "maybe"
+[log]
+level = "in=fo=x"
+"#;
+
+/// Lines of `MISTAKES` in which something is wrong.
+const WRONG_LINES: [usize; 39] = [
+    1, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 17, 18, 20, 22, 23, 24, 26, 27, 29, 30, 32, 34, 36, 37, 39, 40, 43, 45, 47,
+    49, 51, 52, 54, 56, 58, 59, 60, 62,
+];
+
+#[test]
+fn every_mistake_is_named_with_its_line() {
+    let problems = parse(MISTAKES, Path::new("config.toml"), &|_| None).expect_err("full of mistakes");
+    let named: BTreeSet<usize> = problems.iter().map(|problem| problem.line).collect();
+    let missing: Vec<&usize> = WRONG_LINES.iter().filter(|line| !named.contains(line)).collect();
+    let innocent: Vec<&usize> = named.iter().filter(|line| !WRONG_LINES.contains(line)).collect();
+    assert!(
+        missing.is_empty() && innocent.is_empty(),
+        "missing {missing:?}, innocent {innocent:?}\n{}",
+        listed(&problems)
+    );
+    insta::assert_snapshot!(listed(&problems), @r#"
+    config.toml:1:1: data_dirr: is not known; did you mean "data_dir"?
+    config.toml:3:29: server.listen: "127.0.0.1:8080" is named twice
+    config.toml:3:47: server.listen: "here" is no address to listen on; write for example "127.0.0.1:8080", "[::1]:8080" or "0.0.0.0:80"
+    config.toml:4:11: server.workers: is a string; write a whole number from 0 to 1024
+    config.toml:5:7: server.h2c: HTTP/2 without TLS is not built yet; remove this key
+    config.toml:6:20: server.trusted_proxies: "0.0.0.0/0" is everybody; name the networks of your own proxies, for example "10.1.0.0/16"
+    config.toml:6:33: server.trusted_proxies: "nobody" is no network; write for example "10.1.0.0/16" or "127.0.0.1"
+    config.toml:7:9: server.drain: is an integer; write a text in quotes
+    config.toml:8:1: server.tls: TLS on the listener is not built yet; remove this key
+    config.toml:11:18: server.limits.header_timeout: "10 seconds" is no duration; write for example "90s", "30m" or "3d12h"
+    config.toml:12:15: server.limits.max_headers: 0 is out of range; write a whole number from 16 to 1000
+    config.toml:13:20: server.limits.max_header_bytes: "1TiB" is no size; write for example "512B", "16KiB" or "1MiB"
+    config.toml:15:10: admin.listen: is one of server.listen; the admin listener needs its own
+    config.toml:17:8: store.kind: PostgreSQL is not built yet; remove this key
+    config.toml:18:12: store.on_stale: "maybe" is not known; write one of "serve", "refuse"
+    config.toml:20:15: token.secret_file: the file that is named here can't be read: No such file or directory (os error 2); write the path of a file
+    config.toml:22:17: token.refresh_below: must be shorter than token.lifetime; half of it is the default
+    config.toml:23:16: token.max_lifetime: must be at least token.lifetime, or "0s" for no limit
+    config.toml:24:10: token.issuer: must be 1 to 255 characters without control characters
+    config.toml:26:8: cookie.name: must be 1 to 64 letters, digits, "-" or "_"
+    config.toml:27:13: cookie.same_site: "none" needs secure = true: browsers drop the cookie otherwise
+    config.toml:29:15: login.bcrypt_cost: 30 is out of range; write a whole number from 4 to 16
+    config.toml:30:19: login.redirect_hosts: "https://a" is no host; write for example "app.example.com" or "app.example.com:8443", without https://
+    config.toml:32:10: portal.prefix: "auth" must begin with "/"
+    config.toml:34:13: identity.assertion: the signed assertion is not built yet; remove this key
+    config.toml:36:1: identity.headers.Cookie: must not be set: it means something else; choose a name of your own such as "X-Auth-User"
+    config.toml:37:12: identity.headers.X-User: {user} is not known; known are {id} {username} {email} {groups} {display_name}
+    config.toml:39:9: upstream.app.urls: has a scheme that is not served; write for example "http://127.0.0.1:9000", "https://app.internal" or "unix:/run/app.sock"
+    config.toml:39:20: upstream.app.urls: is one of server.listen: Doorward would forward to itself
+    config.toml:40:1: upstream.empty.urls: is missing; write for example urls = ["http://127.0.0.1:9000"]
+    config.toml:43:1: route.acces: is not known; did you mean "access"?
+    config.toml:45:1: route: has the same path in other letter case as the route of line 41; remove or change one
+    config.toml:47:12: route.upstream: there is no [upstream.nowhere]; known: app, empty
+    config.toml:49:8: route.path: "/a/../b" holds an empty segment or one that ends with a dot
+    config.toml:51:11: route.access: must be "required" where groups or users are listed
+    config.toml:52:12: route.methods: "get" is no known method; write it in capitals, for example "POST"
+    config.toml:54:1: route.upstream: is missing; only a route with access = "deny" needs none
+    config.toml:56:16: route.strip_prefix: /d is no beginning of the route's path /c
+    config.toml:58:11: test.request: must be a method and a URL, for example "GET https://app.example.com/admin"
+    config.toml:59:10: test.groups: needs a user: nobody has no groups
+    config.toml:60:10: test.expect: "maybe" is not known; write one of "allow", "deny", "login"
+    config.toml:62:9: log.level: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5; write "error", "warn", "info", "debug" or "trace"
+    "#);
+}
+
+#[test]
+fn a_mistake_in_the_toml_itself_has_its_place() {
+    let problems = read("data_dir = \"/x\"\n[server\nlisten = 1\n").expect_err("no TOML");
+    assert_eq!((problems.len(), problems[0].line), (1, 2), "{}", listed(&problems));
+    let duplicate = read("[log]\nlevel = \"info\"\nlevel = \"info\"\n").expect_err("twice");
+    assert_eq!(duplicate[0].line, 3, "{}", listed(&duplicate));
+}
+
+#[test]
+fn secrets_are_read_as_they_stand_and_bad_ones_refused() {
+    let body = b"0123456789abcdefghijklmnopqrstuv";
+    for (end, rest) in [(&b""[..], &b""[..]), (b"\n", b""), (b"\r\n", b""), (b"\n\n", b"\n"), (b" ", b" ")] {
+        let config = with_secret(&[body, end].concat(), 0o600).unwrap();
+        let key = config.token.signing_key.unwrap();
+        assert!(key.bytes.matches(&[body, rest].concat()), "{end:?}");
+    }
+    let pem = b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    for (name, bytes, mode) in [
+        ("31 bytes", &body[..31], 0o600),
+        ("31 bytes and a newline", &[&body[..31], b"\n"].concat(), 0o600),
+        ("empty", b"", 0o600),
+        ("one newline", b"\n", 0o600),
+        ("one byte again and again", &[b'a'; 64], 0o600),
+        ("secret again and again", b"secretsecretsecretsecretsecretsecret", 0o600),
+        ("a placeholder", b"changeme-changeme-changeme-changeme", 0o600),
+        ("a public key", pem, 0o600),
+        ("the group reads", body, 0o640),
+        ("everybody reads", body, 0o604),
+        ("the group writes", body, 0o620),
+    ] {
+        let message = with_secret(bytes, mode).map(|_| ()).expect_err(name);
+        assert!(message.contains(":2:15: token.secret_file: "), "{name}: {message}");
+        let shown = bytes.len() > 8 && message.contains(&*String::from_utf8_lossy(&bytes[..8]));
+        assert!(!shown || name.contains("public key"), "{name}: the message shows the secret: {message}");
+    }
+}
+
+#[test]
+fn no_problem_shows_what_may_be_a_secret() {
+    let mut shown: Vec<String> = Vec::new();
+    for lines in [
+        format!("[upstream.x]\nurls = [\"http://user:{CANARY}@host:1\"]"),
+        format!("[upstream.x]\nurls = [\"http://host:1/?key={CANARY}\"]"),
+        format!("[token]\nsecret_file = \"{CANARY}\""),
+        format!("[token]\nsecret = \"{CANARY}\""),
+        format!("[token]\nprevious_files = [\"{CANARY}\"]"),
+        format!("[store]\nurl_file = \"postgres://u:{CANARY}@host/db\""),
+        format!("[token]\nsecret_file = \"{CANARY}\" x"),
+    ] {
+        let message = wrong(&lines);
+        shown.extend(message.contains(CANARY).then_some(message));
+    }
+    assert!(shown.is_empty(), "{}", shown.join("\n"));
+}
+
+#[test]
+fn the_environment_gives_the_secret_where_no_file_does() {
+    let environment = |name: &str| (name == "JWT_SECRET").then(|| String::from("0123456789abcdefghijklmnopqrstuv"));
+    let config = parse(SMALLEST, Path::new("config.toml"), &environment).unwrap();
+    assert_eq!(config.token.signing_key.unwrap().origin, "$JWT_SECRET");
+    let short = parse(SMALLEST, Path::new("config.toml"), &|_| Some(CANARY.into())).map(|_| ()).unwrap_err();
+    assert!(!listed(&short).contains(CANARY) && listed(&short).contains("JWT_SECRET"), "{}", listed(&short));
+}
+
+#[test]
+fn an_elliptic_key_of_another_curve_is_refused() {
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+    use base64::Engine as _;
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random).unwrap();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{encoded}\n-----END PRIVATE KEY-----\n");
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "key.pem", 0o600, pem.as_bytes());
+    let text = format!("[token]\nalgorithm = \"ES256\"\nprivate_key_file = \"key.pem\"\n{SMALLEST}");
+    let problems = parse(&text, &folder.path().join("config.toml"), &|_| None).map(|_| ());
+    assert!(problems.is_err(), "a P-384 key was taken for ES256");
+}
+
+#[test]
+fn single_mistakes() {
+    let mut passed: Vec<String> = Vec::new();
+    for lines in [
+        "[server]\nlisten = []",
+        "[server]\nlisten = [\"unix:relative.sock\"]",
+        "[server]\nlisten = [\"localhost:8080\", \"127.0.0.1:8080\"]",
+        "[server]\ntrusted_proxies = [\"::/0\"]",
+        "[store]\npool_size = 0",
+        "[store]\nurl_file = \"x\"",
+        "[token]\nlifetime = \"59s\"",
+        "[token]\nrefresh_below = \"7d\"",
+        "[token]\nprivate_key_file = \"/x\"",
+        "[cookie]\nsame_site = \"none\"\nsecure = false",
+        "[cookie]\nname = \"__Host-token\"\ndomain = \"example.com\"",
+        "[cookie]\nname = \"__Host-token\"\npath = \"/x\"\nsecure = true",
+        "[cookie]\nname = \"__host-token\"\nsecure = false",
+        "[cookie]\ndomain = \"a..b\"",
+        "[cookie]\ndomain = \"-a.example\"",
+        "[cookie]\nsecure = \"yes\"",
+        "[login]\nbcrypt_cost = 3",
+        "[login]\nmax_attempts = 0",
+        "[portal]\nprefix = \"/a b\"",
+        "[identity.headers]\n\"Set-Cookie\" = \"{id}\"",
+        "[identity.headers]\n\"X-Forwarded-For\" = \"{id}\"",
+        "[identity.headers]\n\"X-User\" = \"{id}\"\n\"x_user\" = \"{id}\"",
+        "[identity.headers]\n\"X-User\" = \"{id\"",
+        "[identity.headers]\n\"X User\" = \"{id}\"",
+        "[identity.headers]\n\"X-Forwarded-Ssl\" = \"{id}\"",
+        "[identity.headers]\n\"X-Original-URL\" = \"{id}\"",
+        "[upstream.b]\nurls = []",
+        "[upstream.b]\nurls = [\"http://127.0.0.1:8080\"]",
+        "[upstream.b]\nurls = [\"http://a\"]\nhost = \"a b\"",
+        "[upstream.b]\nurls = [\"http://a:0\"]",
+        "upstream = 1",
+        "route = 1",
+    ] {
+        passed.extend(read(&format!("{lines}\n{SMALLEST}")).is_ok().then(|| lines.to_owned()));
+    }
+    for lines in [
+        "path = \"admin\"",
+        "path = \"/a//b\"",
+        "path = \"/a/./b\"",
+        "path = \"/%61\"",
+        "path = \"/a;b\"",
+        "path = \"/a\\\\b\"",
+        "host = \"a:80\"",
+        "host = \"bücher.example\"",
+        "host = \"a.*.example\"",
+        "methods = [\"GET\", \"GET\"]",
+        "methods = [\"GTE\"]",
+        "methods = [\"GET\"]\n[[route]]\nmethods = [\"HEAD\"]\nupstream = \"app\"",
+        "users = [\"\"]",
+        "users = [\"a\\u200Bb\"]",
+        "access = \"optional\"\nusers = [\"kim\"]",
+        "access = \"none\"",
+        "strip_prefix = \"/x\"",
+        "path = \"/admin\"\nstrip_prefix = \"/adm\"",
+        "[[route]]\nupstream = \"app\"",
+        "[[route]]\nmethods = [\"GET\"]\nupstream = \"app\"\n[[route]]\nmethods = [\"HEAD\", \"GET\"]\nupstream = \"app\"",
+        "[[route]]\npath = \"/x\"\nmethods = [\"POST\"]\nupstream = \"app\"\n[[route]]\npath = \"/X\"\nupstream = \"app\"",
+        "[[test]]\nrequest = \"GET http://a/\"\nexpect = \"login\"\ngroups = [\"a\"]",
+        "[[test]]\nrequest = \"GET ftp://a/\"\nexpect = \"login\"",
+        "[[test]]\nrequest = \"GET http:///x\"\nexpect = \"login\"",
+    ] {
+        passed.extend(read(&format!("{SMALLEST}{lines}\n")).is_ok().then(|| lines.to_owned()));
+    }
+    assert!(passed.is_empty(), "accepted though wrong:\n{}", passed.join("\n\n"));
+    assert!(wrong_route("path = \"/\"\n[[route]]\nupstream = \"app\"").contains("line 3"));
+}
+
+#[test]
+fn what_is_unwise_but_allowed_is_a_warning() {
+    let config = good(&format!("[login]\nbcrypt_cost = 4\n{SMALLEST}"));
+    assert!(config.warnings[0].contains(":2:15: login.bcrypt_cost: "), "{:?}", config.warnings);
+    let shadowed = good(&format!("{SMALLEST}[[route]]\npath = \"/login\"\nexact = true\nupstream = \"app\"\n"));
+    assert_eq!(shadowed.warnings.len(), 1);
+    let moved = format!("[portal]\nprefix = \"/_auth\"\n{SMALLEST}[[route]]\npath = \"/login\"\nupstream = \"app\"\n");
+    assert_eq!(good(&moved).warnings, Vec::<String>::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_text_panics(text in "[\\[\\]a-z=\"'\\.#,{}0-9\n \\-\u{e9}]{0,200}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_damaged_example_panics(at in 0..EXAMPLE.len(), length in 0_usize..40, with in "[\\[\\]a-z=\"0-9\n{}\\-\u{e9}]{0,12}") {
+        let chars: Vec<char> = EXAMPLE.chars().collect();
+        let at = at.min(chars.len());
+        let end = (at + length).min(chars.len());
+        let text: String = chars[..at].iter().copied().chain(with.chars()).chain(chars[end..].iter().copied()).collect();
+        if let Err(problems) = read(&text) {
+            prop_assert!(!problems.is_empty());
+            let lines = text.split('\n').count();
+            prop_assert!(problems.iter().all(|problem| (1..=lines).contains(&problem.line) && problem.column > 0));
+        }
+    }
+}
