@@ -182,15 +182,25 @@ pub struct UpstreamBody {
     /// `None` once the connection has been given back, or where a task of its own drives it (upgrades).
     lease: Option<Lease>,
     trailers: Vec<HeaderName>,
+    /// It broke off; the client learns it after what came before.
+    broken: Option<BodyError>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Option<Lease>, trailers: Vec<HeaderName>) -> Self {
-        let mut body = Self { incoming, lease, trailers };
+        let mut body = Self { incoming, lease, trailers, broken: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
+    }
+
+    /// Keeps the error for the next time: an error at once would take the head and the bytes before it along, which the
+    /// client's connection still holds.
+    fn break_off(&mut self, source: Box<dyn std::error::Error + Send + Sync>, task: &Context<'_>) {
+        self.lease = None;
+        self.broken = Some(BodyError(source));
+        task.waker().wake_by_ref();
     }
 
     fn give_back(&mut self) {
@@ -206,6 +216,9 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let poll = match &mut this.lease {
             None => Pin::new(&mut this.incoming).poll_frame(task),
             Some(lease) => {
@@ -220,9 +233,8 @@ impl Body for UpstreamBody {
                         match Pin::new(&mut this.incoming).poll_frame(&mut quiet) {
                             // Never a clean end that the codec has not seen.
                             Poll::Pending if over => {
-                                this.lease = None;
-                                let source = Box::from("the connection ended before the answer");
-                                return Poll::Ready(Some(Err(BodyError(source))));
+                                this.break_off(Box::from("the connection ended before the answer"), task);
+                                return Poll::Pending;
                             }
                             poll => poll,
                         }
@@ -239,8 +251,8 @@ impl Body for UpstreamBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(BodyError(Box::new(error)))))
+                this.break_off(Box::new(error), task);
+                Poll::Pending
             }
             Poll::Ready(None) => {
                 this.give_back();
@@ -251,7 +263,7 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.broken.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -115,14 +115,14 @@ impl Health {
                 }
             };
             for state in self.urls(name) {
-                let prober = Prober {
+                let lookout = Prober {
                     health: Arc::clone(&self),
                     state: Arc::clone(state),
                     path: path.clone(),
                     connect_timeout: upstream.connect_timeout,
                     tls: tls.clone(),
                 };
-                probes.spawn(prober.run(clock.clone()));
+                probes.spawn(lookout.run(clock.clone()));
             }
         }
         probes.join_all().await;

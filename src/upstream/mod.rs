@@ -230,16 +230,12 @@ impl Upstreams {
 /// is said to be chunked whatever the method, for the codec would take a `GET` without it to have none.
 fn frame(head: &mut Parts, body: &RequestBody) {
     use http_body::Body as _;
-    match body.size_hint().exact() {
-        Some(length) => {
-            if let Some(value) = head.headers.get_mut(header::CONTENT_LENGTH) {
-                *value = HeaderValue::from(length);
-            }
-        }
-        None => {
-            head.headers.remove(header::CONTENT_LENGTH);
-            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
+    let length = body.size_hint().exact();
+    if length.is_none() {
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if let (Some(length), Some(value)) = (length, head.headers.get_mut(header::CONTENT_LENGTH)) {
+        *value = HeaderValue::from(length);
     }
 }
 
