@@ -209,7 +209,7 @@ impl Upstreams {
                 && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
                 && !outgoing.admitted.websocket,
             websocket: outgoing.admitted.websocket,
-            cookie_name: outgoing.cookie_name,
+            outgoing,
         };
         exchange.run(head, body).await
     }
@@ -247,13 +247,13 @@ struct Exchange<'a> {
     sent: Rc<Sent>,
     repeatable: bool,
     websocket: bool,
-    cookie_name: &'a str,
+    outgoing: &'a Outgoing<'a>,
 }
 
 /// How one try failed.
 enum Failed {
     /// Nothing was sent; here is the request again.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     /// Something may have been sent. No byte of an answer came.
     Unanswered(hyper::Error),
     TimedOut,
@@ -278,7 +278,7 @@ impl Exchange<'_> {
                     Ok(answer) => return self.answered(url, answer, in_flight),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
-                        request = unsent;
+                        request = *unsent;
                     }
                     Err(Failed::Unanswered(error)) => {
                         url.pool.suspect();
@@ -303,7 +303,7 @@ impl Exchange<'_> {
                 Err(Failed::Unsent(unsent)) => {
                     url.state.failed(self.upstreams.now());
                     last_error = Some(io::Error::other("it closed a fresh connection"));
-                    request = unsent;
+                    request = *unsent;
                 }
                 Err(Failed::Unanswered(error)) => return Err(self.failed(url, error)),
                 Err(Failed::TimedOut) => return Err(self.timed_out(url)),
@@ -397,7 +397,7 @@ impl Exchange<'_> {
             None => Err(Failed::TimedOut),
             Some(Ok(response)) => Ok(Answered::Response(response, Some(channel))),
             Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Failed::Unsent(request)),
+                Some(request) => Err(Failed::Unsent(Box::new(request))),
                 None => Err(Failed::Unanswered(error.into_error())),
             },
         }
@@ -435,7 +435,7 @@ impl Exchange<'_> {
                 }
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
-                rewrite::response(&mut head, self.cookie_name, true).map_err(|error| self.broken(url, error.into()))?;
+                rewrite::response(&mut head, self.outgoing, true).map_err(|error| self.broken(url, error.into()))?;
                 url.state.succeeded();
                 Ok(Answer::Tunnel { head: Response::from_parts(head, ()), upstream: Tunnel { upstream, in_flight } })
             }
@@ -444,7 +444,7 @@ impl Exchange<'_> {
             }
             Answered::Response(response, channel) => {
                 let (mut head, incoming) = response.into_parts();
-                let trailers = rewrite::response(&mut head, self.cookie_name, false)
+                let trailers = rewrite::response(&mut head, self.outgoing, false)
                     .map_err(|error| self.broken(url, error.into()))?;
                 url.state.succeeded();
                 let lease = channel.map(|channel| Lease::new(channel, &url.pool, in_flight));
@@ -474,10 +474,6 @@ impl Exchange<'_> {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one return on the way of every request; a box would cost more"
-)]
 enum Answered {
     /// `None`: a task of its own drives the connection.
     Response(Response<Incoming>, Option<Channel>),

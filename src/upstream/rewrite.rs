@@ -75,7 +75,7 @@ fn origin_form(uri: &Uri, strip_prefix: &str) -> Option<Uri> {
 /// passed on.
 pub(super) fn response(
     head: &mut response::Parts,
-    cookie_name: &str,
+    outgoing: &Outgoing<'_>,
     tunnel: bool,
 ) -> Result<Vec<HeaderName>, &'static str> {
     let headers = &mut head.headers;
@@ -91,7 +91,11 @@ pub(super) fn response(
         headers.remove(header::CONTENT_LENGTH);
     }
     one_length(headers)?;
-    let trailers = if headers.contains_key(header::TRAILER) { body::announced(headers, |_| false) } else { Vec::new() };
+    let trailers = if headers.contains_key(header::TRAILER) {
+        body::announced(headers, |name| outgoing.guarded.covers(name))
+    } else {
+        Vec::new()
+    };
     hop_by_hop::strip(headers);
     headers.remove(header::TRAILER);
     headers.remove(header::TRANSFER_ENCODING);
@@ -102,7 +106,7 @@ pub(super) fn response(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    drop_own_cookie(headers, cookie_name);
+    drop_own_cookie(headers, outgoing.cookie_name);
     head.version = Version::HTTP_11;
     Ok(trailers)
 }
@@ -165,6 +169,30 @@ fn announce(headers: &mut HeaderMap, trailers: &[HeaderName]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Access;
+    use crate::message::admit::{Edge, Scheme, admit};
+    use crate::message::identity::Guarded;
+    use crate::policy::{Caller, Policy, Unidentified, decide};
+
+    /// Rewrites an answer to an anonymous request.
+    fn answered(head: &mut response::Parts) -> Result<Vec<HeaderName>, &'static str> {
+        let request = http::Request::builder().uri("/").header("host", "gw.test").body(()).unwrap().into_parts().0;
+        let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
+        let policy = Policy { access: Access::Public, groups: Vec::new(), users: Vec::new() };
+        let outgoing = Outgoing {
+            pass: &decide(&policy, &Caller::Anonymous(Unidentified::NoCredential)).unwrap(),
+            admitted: &admit(&request, None, &edge).unwrap(),
+            peer: None,
+            request_id: "id",
+            strip_prefix: "",
+            guarded: &Guarded::new(&[], false),
+            identity: &[],
+            cookie_name: "access_token",
+            own_bearer: false,
+            body_timeout: std::time::Duration::ZERO,
+        };
+        response(head, &outgoing, false)
+    }
 
     #[test]
     fn the_path_is_sent_as_it_came_less_the_prefix() {
@@ -202,7 +230,7 @@ mod tests {
             for (name, value) in fields {
                 head.headers.append(*name, HeaderValue::from_static(value));
             }
-            let outcome = response(&mut head, "access_token", false);
+            let outcome = answered(&mut head);
             let left: Vec<String> =
                 head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
             match expected {
@@ -222,11 +250,11 @@ mod tests {
             ("x-hop", "1"),
             ("set-cookie", "a=b"),
             ("set-cookie", "access_token=evil"),
-            ("trailer", "x-sum, content-length, set-cookie"),
+            ("trailer", "x-sum, content-length, set-cookie, X_Forwarded_User"),
         ] {
             head.headers.append(name, HeaderValue::from_static(value));
         }
-        let trailers = response(&mut head, "access_token", false).unwrap();
+        let trailers = answered(&mut head).unwrap();
         assert_eq!(trailers, ["x-sum"]);
         let mut left: Vec<_> =
             head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
