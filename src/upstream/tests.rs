@@ -25,7 +25,7 @@ use crate::telemetry::metrics::Metrics;
 /// Runs a test on one thread, as a worker does, and never for ever.
 fn on_a_worker(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs") };
+    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await.expect("the test hangs") };
     tokio::task::LocalSet::new().block_on(&runtime, limited);
 }
 
