@@ -3,9 +3,13 @@
 //! Nothing else in the program asks the operating system for the time (a lint holds it), so that every rule that
 //! depends on time can be tested without waiting.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+#[cfg(test)]
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// A source of time. Cheap to clone; clones of a manual clock move together.
 #[derive(Clone, Debug)]
@@ -14,7 +18,12 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Manual { unix_millis: Arc<AtomicU64>, origin: Instant, start: u64 },
+    #[cfg(test)]
+    Manual {
+        unix_millis: Arc<AtomicU64>,
+        origin: Instant,
+        start: u64,
+    },
 }
 
 impl Clock {
@@ -25,6 +34,7 @@ impl Clock {
     }
 
     /// A clock that stands still at `unix_seconds` until [`Clock::advance`] moves it.
+    #[cfg(test)]
     #[must_use]
     pub fn manual(unix_seconds: u64) -> Self {
         let start = unix_seconds * 1000;
@@ -34,6 +44,7 @@ impl Clock {
     }
 
     /// Moves a manual clock forward. The system clock can't be moved, so it does nothing there.
+    #[cfg(test)]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { unix_millis, .. } = &self.0 {
             let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -50,6 +61,8 @@ impl Clock {
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
+            #[cfg(test)]
+            #[cfg(test)]
             Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
         }
     }
@@ -66,6 +79,8 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
             Source::System => Instant::now(),
+            #[cfg(test)]
+            #[cfg(test)]
             Source::Manual { unix_millis, origin, start } => {
                 *origin + Duration::from_millis(unix_millis.load(Ordering::SeqCst) - start)
             }

@@ -1,40 +1,157 @@
 //! Reading htpasswd, JSON and Authelia user files; writing JSON.
 //!
-//! A file is taken whole or not at all: every problem is collected with its line or entry, and one is enough to refuse.
+//! A file is read whole or not at all: every reader goes on after a problem, so that a person sees all of them at
+//! once, each with its line or entry. No message shows a password or a hash. Work and memory are bounded by the length
+//! of the text: nothing is expanded, nesting is limited, and problems are counted after the first thousand.
 
-use std::collections::HashSet;
+mod authelia;
+mod json;
 
-use granit_parser::{Event, Parser};
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
 
-use super::{password, profile};
+use serde::Serialize;
+
+use super::password::{self, HashTextError};
+use super::profile;
 use crate::clock::rfc3339;
 use crate::secret::Secret;
 use crate::store::{Account, AccountId, Username};
 
+/// The longest text that is read: 64 MiB.
+const MAX_TEXT_BYTES: usize = 64 * 1024 * 1024;
+/// The most problems that are told one by one.
+const MAX_PROBLEMS: usize = 1000;
+/// Larger numbers are not exact in every JSON reader (RFC 8259 section 6).
+const MAX_VERSION: u64 = (1 << 53) - 1;
+
 /// One account of an import file, checked.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// `None`: it gets a new one.
+    /// `None`: the account gets a new one.
     pub id: Option<AccountId>,
     pub username: Username,
+    /// Of a kind that `password::validate` accepts.
     pub password_hash: Secret<String>,
     pub groups: Vec<String>,
+    /// Empty when there is none.
     pub email: String,
+    /// Empty when there is none.
     pub display_name: String,
     pub disabled: bool,
     /// `__v`.
     pub version: u64,
 }
 
-/// Bytes of the largest file that is read.
-const MAX_FILE_BYTES: usize = 256 * 1024 * 1024;
+/// Reads an Apache password file: `name:hash` lines, `#` comments and blank lines. What follows a second colon is a
+/// comment, as in nginx. The errors are all problems of the file, each with its line.
+pub fn htpasswd(text: &str) -> Result<Vec<Imported>, Vec<String>> {
+    let text = bounded(text)?;
+    let mut reading = Reading::default();
+    for (index, line) in text.split('\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let place = Place::Line(index + 1);
+        let Some((username, rest)) = line.split_once(':') else {
+            reading.problem(place, "has no colon; a line must read name:hash");
+            continue;
+        };
+        let hash = rest.split(':').next().unwrap_or_default().trim_ascii();
+        reading.account(
+            place,
+            Candidate {
+                username: username.trim_ascii().to_owned(),
+                password_hash: Secret::new(hash.to_owned()),
+                ..Candidate::default()
+            },
+        );
+    }
+    reading.finish()
+}
 
-/// What a reader has found, before it is checked.
+/// Reads what [`to_json`] writes: an array of objects. `username` and `password_hash` must be there; without an `_id`
+/// the account gets a new one; `created` and `changed` are passed over. The errors are all problems of the file, each
+/// with its entry, counted from 1.
+pub fn json(text: &str) -> Result<Vec<Imported>, Vec<String>> {
+    let mut reading = Reading::default();
+    json::read(bounded(text)?, &mut reading);
+    reading.finish()
+}
+
+/// Reads Authelia's file of users (YAML): `users:`, a map of names to `password`, `displayname`, `email`, `groups` and
+/// `disabled`. Attributes of Authelia's that have no place here, such as `phone_number`, are passed over. The errors
+/// are all problems of the file, each with its line.
+pub fn authelia(text: &str) -> Result<Vec<Imported>, Vec<String>> {
+    let mut reading = Reading::default();
+    authelia::read(bounded(text)?, &mut reading);
+    reading.finish()
+}
+
+/// Writes accounts as a JSON array, indented, times as RFC 3339. Only `with_hashes` can it be imported again.
+#[must_use]
+pub fn to_json(accounts: &[Account], with_hashes: bool) -> String {
+    #[derive(Serialize)]
+    struct Exported<'a> {
+        _id: &'a str,
+        username: &'a str,
+        groups: &'a [String],
+        email: &'a str,
+        display_name: &'a str,
+        disabled: bool,
+        __v: u64,
+        created: String,
+        changed: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        password_hash: Option<&'a str>,
+    }
+    let exported: Vec<_> = accounts
+        .iter()
+        .map(|account| Exported {
+            _id: account.id.as_str(),
+            username: account.username.as_str(),
+            groups: &account.groups,
+            email: &account.email,
+            display_name: &account.display_name,
+            disabled: account.disabled,
+            __v: account.version,
+            created: rfc3339(account.created),
+            changed: rfc3339(account.changed),
+            password_hash: with_hashes.then(|| account.password_hash.expose().as_str()),
+        })
+        .collect();
+    #[expect(clippy::expect_used, reason = "texts, numbers and booleans in memory can always be written")]
+    serde_json::to_string_pretty(&exported).expect("plain data")
+}
+
+fn bounded(text: &str) -> Result<&str, Vec<String>> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(vec![format!("the file is longer than {} MiB", MAX_TEXT_BYTES / 1024 / 1024)]);
+    }
+    // Windows editors put a byte order mark in front.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// Where in the file, counted from 1.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Line(usize),
+    Entry(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(number) => write!(formatter, "line {number}"),
+            Self::Entry(number) => write!(formatter, "entry {number}"),
+        }
+    }
+}
+
+/// What the file says of an account, unchecked.
 #[derive(Default)]
-struct Found {
-    /// For messages: `line 7`, `entry 3`.
-    place: String,
+struct Candidate {
     id: Option<String>,
     username: String,
     password_hash: Secret<String>,
@@ -45,413 +162,145 @@ struct Found {
     version: u64,
 }
 
-/// Checks entries, and that no two of them are the same account.
+/// The accounts and the problems so far.
 #[derive(Default)]
-struct Checked {
+struct Reading {
     accounts: Vec<Imported>,
+    names: HashMap<Username, Place>,
+    ids: HashMap<AccountId, Place>,
     problems: Vec<String>,
-    names: HashSet<Username>,
-    ids: HashSet<AccountId>,
+    untold: usize,
 }
 
-impl Checked {
-    fn take(&mut self, found: Found) {
-        let place = found.place.clone();
-        match self.check(found) {
-            Ok(imported) => self.accounts.push(imported),
-            Err(problem) => self.problems.push(format!("{place}: {problem}")),
+impl Reading {
+    fn problem(&mut self, place: Place, what: impl fmt::Display) {
+        self.note(format_args!("{place}: {what}"));
+    }
+
+    fn note(&mut self, what: impl fmt::Display) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(what.to_string());
+        } else {
+            self.untold += 1;
         }
     }
 
-    fn check(&mut self, found: Found) -> Result<Imported, String> {
-        let username = Username::canonical(&found.username).map_err(|error| format!("the user name {error}"))?;
-        let id = match found.id {
-            Some(id) => Some(AccountId::try_from(id).map_err(|error| format!("_id {error}"))?),
-            None => None,
+    /// Checks an account and takes it in, or notes all that is wrong with it.
+    fn account(&mut self, place: Place, candidate: Candidate) {
+        let Candidate { id, username, password_hash, groups, email, display_name, disabled, version } = candidate;
+        let username = match Username::canonical(&username) {
+            Ok(username) => username,
+            Err(error) => return self.problem(place, format_args!("the user name {error}")),
         };
-        password::validate(found.password_hash.expose()).map_err(|error| {
-            format!("the password of {username} {error}; hashes of other kinds can't be taken over")
-        })?;
-        let imported = Imported {
-            username: username.clone(),
-            password_hash: found.password_hash,
-            groups: profile::groups(found.groups)?,
-            email: profile::email(&found.email)?,
-            display_name: profile::display_name(&found.display_name)?,
-            disabled: found.disabled,
-            version: found.version,
-            id: id.clone(),
-        };
-        if !self.names.insert(username) {
-            return Err(format!("the user name {:?} stands in the file before", imported.username.as_str()));
+        let mut wrong = Vec::new();
+        if let Some(first) = self.names.get(&username) {
+            wrong.push(format!("the user name is already taken by {first}; capital letters make no difference"));
+        } else {
+            self.names.insert(username.clone(), place);
         }
-        if let Some(id) = id
-            && !self.ids.insert(id)
-        {
-            return Err(String::from("the _id stands in the file before"));
-        }
-        Ok(imported)
-    }
-
-    fn finish(self) -> Result<Vec<Imported>, Vec<String>> {
-        if self.problems.is_empty() { Ok(self.accounts) } else { Err(self.problems) }
-    }
-}
-
-fn within_bounds(text: &str) -> Result<(), Vec<String>> {
-    if text.len() > MAX_FILE_BYTES {
-        return Err(vec![format!("the file is larger than {MAX_FILE_BYTES} bytes; split it")]);
-    }
-    Ok(())
-}
-
-/// Reads `NAME:HASH` lines as Apache's `htpasswd -B` writes them. Blank lines and lines that begin with `#` are passed over.
-pub fn htpasswd(text: &str) -> Result<Vec<Imported>, Vec<String>> {
-    within_bounds(text)?;
-    let mut checked = Checked::default();
-    for (index, line) in text.lines().enumerate() {
-        let place = format!("line {}", index + 1);
-        let line = line.trim_end_matches('\r');
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
-        }
-        match line.split_once(':') {
-            Some((username, hash)) => checked.take(Found {
-                place,
-                username: username.to_owned(),
-                password_hash: Secret::new(hash.trim_end().to_owned()),
-                ..Found::default()
-            }),
-            None => checked.problems.push(format!("{place}: there is no \":\" between a name and a hash")),
-        }
-    }
-    checked.finish()
-}
-
-/// One account as `export` writes it.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    #[serde(rename = "_id", default, skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    username: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    password_hash: Option<String>,
-    #[serde(default)]
-    groups: Vec<String>,
-    #[serde(default)]
-    email: String,
-    #[serde(default)]
-    display_name: String,
-    #[serde(default)]
-    disabled: bool,
-    #[serde(rename = "__v", default)]
-    version: u64,
-    #[serde(default)]
-    created: String,
-    #[serde(default)]
-    changed: String,
-}
-
-/// Reads the array of objects that [`to_json`] writes. `created` and `changed` are not taken over.
-pub fn json(text: &str) -> Result<Vec<Imported>, Vec<String>> {
-    within_bounds(text)?;
-    // One value at a time, so that every wrong entry is told and not only the first.
-    let entries: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(text)
-        .map_err(|error| vec![format!("line {}: this is no JSON array of accounts", error.line().max(1))])?;
-    let mut checked = Checked::default();
-    for (index, entry) in entries.iter().enumerate() {
-        let place = format!("entry {}", index + 1);
-        match serde_json::from_str::<Row>(entry.get()) {
-            Ok(row) => {
-                let Some(hash) = row.password_hash else {
-                    checked.problems.push(format!("{place}: there is no password_hash; `user export` writes one"));
-                    continue;
-                };
-                checked.take(Found {
-                    place,
-                    id: row.id,
-                    username: row.username,
-                    password_hash: Secret::new(hash),
-                    groups: row.groups,
-                    email: row.email,
-                    display_name: row.display_name,
-                    disabled: row.disabled,
-                    version: row.version,
-                });
+        let id = id.and_then(|id| match AccountId::try_from(id) {
+            Ok(id) => {
+                if let Some(first) = self.ids.get(&id) {
+                    wrong.push(format!("the `_id` is already taken by {first}"));
+                } else {
+                    self.ids.insert(id.clone(), place);
+                }
+                Some(id)
             }
-            // The library's words name the field; what they quote of a value is cut off, for it may be a hash.
             Err(error) => {
-                let words = error.to_string();
-                let words =
-                    if error.is_data() { words.split(" at line").next().unwrap_or_default() } else { "malformed" };
-                let words = if words.contains("invalid type") { "a field has the wrong type" } else { words };
-                checked.problems.push(format!("{place}: {words}"));
+                wrong.push(format!("the `_id` {error}"));
+                None
             }
+        });
+        wrong.extend(hash_problem(password_hash.expose()));
+        let mut checked = |field: Result<String, String>| field.map_err(|what| wrong.push(what)).unwrap_or_default();
+        let (email, display_name) = (checked(profile::email(&email)), checked(profile::display_name(&display_name)));
+        let groups = profile::groups(groups).map_err(|what| wrong.push(what)).unwrap_or_default();
+        if version > MAX_VERSION {
+            wrong.push(format!("`__v` is larger than {MAX_VERSION}"));
+        }
+        for what in &wrong {
+            self.problem(place, format_args!("({:?}) {what}", username.as_str()));
+        }
+        // With a problem anywhere nothing is imported, so there is no need to keep more.
+        if wrong.is_empty() && self.problems.is_empty() {
+            self.accounts.push(Imported {
+                id,
+                username,
+                password_hash,
+                groups,
+                email,
+                display_name,
+                disabled,
+                version,
+            });
         }
     }
-    checked.finish()
+
+    fn finish(mut self) -> Result<Vec<Imported>, Vec<String>> {
+        if self.problems.is_empty() {
+            return Ok(self.accounts);
+        }
+        if self.untold > 0 {
+            self.problems.push(format!("and {} more problems", self.untold));
+        }
+        Err(self.problems)
+    }
 }
 
-/// Writes accounts as [`json`] reads them; without hashes, as listings show them.
-#[must_use]
-pub fn to_json(accounts: &[Account], with_hashes: bool) -> String {
-    let rows: Vec<Row> = accounts
-        .iter()
-        .map(|account| Row {
-            id: Some(account.id.to_string()),
-            username: account.username.to_string(),
-            password_hash: with_hashes.then(|| account.password_hash.expose().clone()),
-            groups: account.groups.clone(),
-            email: account.email.clone(),
-            display_name: account.display_name.clone(),
-            disabled: account.disabled,
-            version: account.version,
-            created: rfc3339(account.created),
-            changed: rfc3339(account.changed),
-        })
-        .collect();
-    // Strings, numbers and lists of strings: nothing that could fail.
-    serde_json::to_string_pretty(&rows).unwrap_or_default()
+fn hash_problem(hash: &str) -> Option<String> {
+    const WAY_OUT: &str = "make a new hash with `htpasswd -B`, or leave the account out and add it with \
+                           `doorward user add`";
+    if hash.is_empty() {
+        return Some(String::from("there is no password hash"));
+    }
+    let kind = match password::validate(hash) {
+        Ok(()) => return None,
+        Err(error @ HashTextError::Cost) => return Some(format!("the password hash {error}; {WAY_OUT}")),
+        Err(HashTextError::Kind) => foreign_kind(hash),
+    };
+    Some(match kind {
+        Some(kind) => format!("the password is kept as {kind}, which is not accepted; {WAY_OUT}"),
+        None if ["$2a$", "$2b$", "$2y$", "$argon2id$", "$bcrypt-sha256$"].iter().any(|kind| hash.starts_with(kind)) => {
+            format!("the password hash is damaged or cut; {WAY_OUT}")
+        }
+        None => format!("the password is neither a bcrypt nor an Argon2id hash; {WAY_OUT}"),
+    })
 }
 
-/// Reads Authelia's `users_database.yml`: a map `users` from names to `password`, `displayname`, `email`, `groups`,
-/// `disabled`. Other keys of a user are passed over.
-pub fn authelia(text: &str) -> Result<Vec<Imported>, Vec<String>> {
-    within_bounds(text)?;
-    let mut reader = Authelia::default();
-    for next in Parser::new_from_str(text) {
-        match next {
-            Ok((event, span)) => {
-                let line = span.start.line();
-                if let Err(problem) = reader.event(&event, line) {
-                    return Err(vec![format!("line {line}: {problem}")]);
-                }
-            }
-            Err(error) => return Err(vec![format!("line {}: this is no YAML", error.marker().line())]),
-        }
-    }
-    if !reader.seen_users {
-        return Err(vec![String::from("line 1: there is no map \"users\"; is this Authelia's user file?")]);
-    }
-    reader.checked.finish()
+/// The name of a scheme that is not accepted.
+fn foreign_kind(hash: &str) -> Option<&'static str> {
+    const KINDS: [(&str, &str); 15] = [
+        ("$apr1$", "Apache's MD5 ($apr1$)"),
+        ("$1$", "MD5 crypt ($1$)"),
+        ("{SHA}", "unsalted SHA-1 ({SHA})"),
+        ("{SSHA}", "SHA-1 ({SSHA})"),
+        ("{PLAIN}", "plain text ({PLAIN})"),
+        ("$5$", "SHA-256 crypt ($5$)"),
+        ("$6$", "SHA-512 crypt ($6$)"),
+        ("$pbkdf2", "PBKDF2 ($pbkdf2…)"),
+        ("$scrypt$", "scrypt ($scrypt$)"),
+        ("$y$", "yescrypt ($y$)"),
+        ("$argon2i$", "Argon2i ($argon2i$; only Argon2id is)"),
+        ("$argon2d$", "Argon2d ($argon2d$; only Argon2id is)"),
+        ("$plaintext$", "plain text ($plaintext$)"),
+        ("$base64$", "plain text ($base64$)"),
+        ("$2x$", "bcrypt of a faulty version ($2x$)"),
+    ];
+    let known = KINDS.iter().find(|(prefix, _)| hash.starts_with(prefix)).map(|(_, name)| *name);
+    let sign = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'/';
+    let like_crypt = || (hash.len() == 13 && hash.bytes().all(sign)).then_some("crypt(3) or plain text");
+    known
+        .or_else(like_crypt)
+        .or_else(|| (!hash.starts_with(['$', '{'])).then_some("plain text or in a scheme unknown here"))
 }
 
-/// Where in the file the reader is: the keys that lead there.
-#[derive(Default)]
-struct Authelia {
-    checked: Checked,
-    /// One for each open map or list; a map's holds the key whose value comes next.
-    open: Vec<Level>,
-    user: Option<Found>,
-    seen_users: bool,
-}
-
-enum Level {
-    Map(Option<String>),
-    List,
-}
-
-/// Deeper than any user file; the reader keeps one small thing for each level.
-const MAX_DEPTH: usize = 64;
-
-impl Authelia {
-    fn event(&mut self, event: &Event<'_>, line: usize) -> Result<(), String> {
-        match event {
-            Event::MappingStart(..) => {
-                if self.keys() == ["users"] && self.open.len() == 1 {
-                    self.seen_users = true;
-                }
-                if let [users, name] = &*self.keys()
-                    && users == "users"
-                    && self.open.len() == 2
-                {
-                    let place = format!("line {line}");
-                    self.user = Some(Found { place, username: name.clone(), ..Found::default() });
-                }
-                self.open(Level::Map(None))
-            }
-            Event::SequenceStart(..) => self.open(Level::List),
-            Event::MappingEnd | Event::SequenceEnd => {
-                self.open.pop();
-                if self.open.len() == 2
-                    && let Some(user) = self.user.take()
-                {
-                    self.checked.take(user);
-                }
-                self.value_is_over();
-                Ok(())
-            }
-            Event::Scalar(text, ..) => {
-                self.scalar(text);
-                Ok(())
-            }
-            Event::Alias(_) | Event::UnresolvedAlias(_) => {
-                Err(String::from("aliases are not read; write the value out"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn open(&mut self, level: Level) -> Result<(), String> {
-        if self.open.len() == MAX_DEPTH {
-            return Err(String::from("it is nested too deeply"));
-        }
-        self.open.push(level);
-        Ok(())
-    }
-
-    /// The keys on the way here.
-    fn keys(&self) -> Vec<String> {
-        let key = |level: &Level| match level {
-            Level::Map(key) => key.clone(),
-            Level::List => None,
-        };
-        self.open.iter().filter_map(key).collect()
-    }
-
-    fn value_is_over(&mut self) {
-        if let Some(Level::Map(key)) = self.open.last_mut() {
-            *key = None;
-        }
-    }
-
-    fn scalar(&mut self, text: &str) {
-        if let Some(Level::Map(key @ None)) = self.open.last_mut() {
-            *key = Some(text.to_owned());
-            return;
-        }
-        let keys = self.keys();
-        if let (Some(user), [_, _, field]) = (&mut self.user, &*keys) {
-            let in_list = matches!(self.open.last(), Some(Level::List));
-            // YAML's spellings of nothing.
-            let text = if matches!(text, "~" | "null") { "" } else { text };
-            match (field.as_str(), in_list) {
-                ("password", false) => {
-                    // Authelia also accepts `$argon2id` behind its own `{CRYPT}`.
-                    let hash = text.strip_prefix("{CRYPT}").unwrap_or(text);
-                    user.password_hash = Secret::new(hash.to_owned());
-                }
-                ("displayname", false) => text.clone_into(&mut user.display_name),
-                ("email", false) => text.clone_into(&mut user.email),
-                ("disabled", false) => user.disabled = matches!(text, "true" | "True" | "TRUE" | "yes" | "on"),
-                ("groups", true) => user.groups.push(text.to_owned()),
-                _ => {}
-            }
-        }
-        self.value_is_over();
-    }
+/// A key of the file for a message: short, and with nothing that a terminal would obey.
+fn shown(key: &str) -> String {
+    let start: String = key.chars().take(40).collect();
+    let dots = if start.len() < key.len() { "…" } else { "" };
+    format!("{start:?}{dots}")
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const BCRYPT: &str = "$2y$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
-    const ARGON2ID: &str =
-        "$argon2id$v=19$m=65536,t=3,p=4$BpLnfgDsc2WD8F2q$o/vzA4myCqZZ36bUGsDY//8mKUYNZZaR0t4MFFSs+iM";
-
-    fn names(imported: &[Imported]) -> Vec<&str> {
-        imported.iter().map(|account| account.username.as_str()).collect()
-    }
-
-    #[test]
-    fn htpasswd_lines_are_read() {
-        let text = format!("# staff\r\nKim:{BCRYPT}\r\n\r\nlee:{BCRYPT}\n");
-        assert_eq!(names(&htpasswd(&text).unwrap()), ["kim", "lee"]);
-    }
-
-    #[test]
-    fn every_wrong_line_is_told() {
-        let text = format!("kim:$apr1$x$y\nno colon\n:{BCRYPT}\nlee:{BCRYPT}\nLEE:{BCRYPT}\nk m:{BCRYPT}\n");
-        let problems = htpasswd(&text).unwrap_err();
-        let places: Vec<&str> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
-        assert_eq!(places, ["line 1", "line 2", "line 3", "line 5", "line 6"]);
-        assert!(!problems.concat().contains("apr1"), "a hash is never shown");
-    }
-
-    #[test]
-    fn what_is_exported_can_be_imported() {
-        let account = Account {
-            id: AccountId::random(),
-            username: Username::canonical("kim").unwrap(),
-            password_hash: Secret::new(BCRYPT.to_owned()),
-            groups: vec![String::from("staff")],
-            email: String::from("kim@example.com"),
-            display_name: String::from("Kim"),
-            disabled: true,
-            version: 3,
-            created: 1,
-            changed: 2,
-            revision: 9,
-        };
-        let text = to_json(std::slice::from_ref(&account), true);
-        let imported = json(&text).unwrap();
-        let [back] = &*imported else { panic!("{text}") };
-        assert_eq!(back.id.as_ref(), Some(&account.id));
-        assert_eq!((back.version, back.disabled, &back.groups), (3, true, &account.groups));
-        assert!(back.password_hash.matches(BCRYPT.as_bytes()));
-        assert!(!to_json(&[account], false).contains("password_hash"));
-    }
-
-    #[test]
-    fn wrong_json_names_its_entries() {
-        let text = format!(
-            r#"[{{"username":"a"}}, {{"username":"b","password_hash":"{BCRYPT}","admin":true}},
-                {{"username":7,"password_hash":"{BCRYPT}"}}, {{"username":"c","password_hash":"{BCRYPT}"}}]"#
-        );
-        let problems = json(&text).unwrap_err();
-        assert_eq!(problems.len(), 3, "{problems:?}");
-        assert!(problems[1].contains("admin"), "{problems:?}");
-        assert!(json("{}").is_err());
-        assert!(json(&"[".repeat(200_000)).is_err());
-    }
-
-    #[test]
-    fn authelias_users_are_read() {
-        let text = format!(
-            "---\nusers:\n  john:\n    disabled: false\n    displayname: \"John Wick\"\n    password: \"{ARGON2ID}\"\n    \
-             email: john@example.com\n    groups:\n      - admins\n      - dev\n    extra:\n      deep: [1, {{a: b}}]\n  \
-             'bob':\n    disabled: true\n    password: '{BCRYPT}'\n    email: ''\n    groups: []\n..."
-        );
-        let imported = authelia(&text).unwrap();
-        assert_eq!(names(&imported), ["john", "bob"]);
-        assert_eq!(imported[0].groups, ["admins", "dev"]);
-        assert_eq!(imported[0].display_name, "John Wick");
-        assert!(!imported[0].disabled && imported[1].disabled);
-    }
-
-    #[test]
-    fn wrong_yaml_is_told_with_its_line() {
-        for text in [
-            "",
-            "a: b",
-            "users:\n  kim:\n    password: plain\n",
-            "users: {kim: &x {password: y}, lee: *x}",
-            "users:\n  kim: [\n",
-            &"[".repeat(100_000),
-        ] {
-            let problems = authelia(text).unwrap_err();
-            assert!(problems[0].starts_with("line "), "{problems:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_panics(text in "(\\PC|\n|\t){0,200}") {
-            let _ = htpasswd(&text);
-            let _ = json(&text);
-            let _ = authelia(&text);
-        }
-
-        #[test]
-        fn no_yaml_like_text_panics(parts in prop::collection::vec(prop_oneof![
-            Just("users:\n"), Just("  kim:\n"), Just("    password: x\n"), Just("- "), Just("{"), Just("}"), Just("&a "),
-            Just("*a "), Just("? "), Just(": "), Just("\n"), Just("    groups: [a, b]\n"), Just("!!str "), Just("---\n"),
-        ], 0..30)) {
-            let _ = authelia(&parts.concat());
-        }
-    }
-}
+mod tests;

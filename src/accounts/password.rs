@@ -193,9 +193,9 @@ fn keyed(key: &str, password: &str) -> Option<String> {
 fn parse(hash: &str) -> Result<Stored, HashTextError> {
     if let Some(rest) = hash.strip_prefix("$bcrypt-sha256$") {
         let mut parts = rest.split('$');
-        let (head, salt, digest) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(head), Some(salt), Some(digest), None) => (head, salt, digest),
-            _ => return Err(HashTextError::Kind),
+        let (Some(head), Some(salt), Some(digest), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(HashTextError::Kind);
         };
         let (cost, key) = if let Some(cost) = head.strip_prefix("v=2,t=2b,r=") {
             (cost, Some(salt.to_owned()))

@@ -131,7 +131,7 @@ impl Accounts {
     }
 
     /// Replaces an outdated hash unless somebody changed the account meanwhile. Never in the way of the login.
-    async fn store_rehashed(&self, account: &mut Account, hash: Secret<String>) {
+    pub(super) async fn store_rehashed(&self, account: &mut Account, hash: Secret<String>) {
         let renewed = Account { password_hash: hash.clone(), ..account.clone() };
         match self.store.apply(vec![Write::UpdateAccount(renewed)]).await {
             Ok(_) => {

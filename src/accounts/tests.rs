@@ -45,7 +45,7 @@ impl Room {
         let login = config::Login {
             bcrypt_cost: 4,
             max_attempts: 3,
-            window: Duration::from_secs(300),
+            window: Duration::from_mins(5),
             min_password_length: 8,
             redirect_hosts: Vec::new(),
             title: String::new(),
@@ -55,9 +55,9 @@ impl Room {
             signing_key: None,
             previous_keys: Vec::new(),
             issuer: String::from("doorward"),
-            lifetime: Duration::from_secs(3_600),
-            refresh_below: Duration::from_secs(1_800),
-            max_lifetime: Duration::from_secs(7_200),
+            lifetime: Duration::from_hours(1),
+            refresh_below: Duration::from_mins(30),
+            max_lifetime: Duration::from_hours(2),
         };
         Self { accounts, store, clock, login, token, audit }
     }
@@ -174,7 +174,7 @@ async fn the_throttle_holds_one_name_from_one_network() {
         assert!(matches!(room.sign_in(name, "wrong").await, SignIn::Refused));
     }
     let SignIn::Throttled { retry_after } = room.sign_in("Kim", PASSWORD).await else { panic!("not throttled") };
-    assert_eq!(retry_after, Duration::from_secs(300));
+    assert_eq!(retry_after, Duration::from_mins(5));
     let elsewhere = "2001:db8::1".parse().unwrap();
     let other = room.accounts.sign_in(&room.login, "kim", secret(PASSWORD), elsewhere).await;
     assert!(matches!(other, SignIn::Granted { .. }));
@@ -316,8 +316,8 @@ async fn what_is_not_allowed_changes_nothing() {
     let kim = room.add("kim").await;
     let (accounts, login, token) = (&room.accounts, &room.login, &room.token);
     let again = NewAccount { username: "KIM".into(), ..NewAccount::default() };
-    let taken = accounts.add(login, again.clone(), secret(PASSWORD)).await;
-    assert!(matches!(taken, Err(AccountError::Store(StoreError::NameTaken(_)))));
+    let outcome = accounts.add(login, again.clone(), secret(PASSWORD)).await;
+    assert!(matches!(outcome, Err(AccountError::Store(StoreError::NameTaken(_)))));
     let lee = NewAccount { username: "lee".into(), ..again };
     for (new, password) in [
         (NewAccount { username: "l ee".into(), ..lee.clone() }, PASSWORD),
@@ -364,7 +364,7 @@ async fn changing_a_password_counts_in_the_same_throttle() {
         client(),
     );
     assert!(matches!(gone.await, Err(AccountError::NoSuchAccount(_))));
-    room.clock.advance(Duration::from_secs(300));
+    room.clock.advance(Duration::from_mins(5));
     room.accounts.disable(&room.token, "kim").await.unwrap();
     assert!(matches!(change(PASSWORD).await, Err(AccountError::WrongPassword)));
 }
@@ -384,8 +384,8 @@ async fn an_import_is_all_or_nothing() {
         version: 7,
     };
     for names in [["lee", "kim"], ["lee", "lee"]] {
-        let taken = room.accounts.import(names.iter().map(|name| one(name)).collect()).await;
-        assert!(matches!(taken, Err(AccountError::Store(StoreError::NameTaken(_)))));
+        let outcome = room.accounts.import(names.iter().map(|name| one(name)).collect()).await;
+        assert!(matches!(outcome, Err(AccountError::Store(StoreError::NameTaken(_)))));
         assert_eq!(room.accounts.list().await.unwrap().len(), 1);
     }
     assert_eq!(room.accounts.import(vec![one("lee"), one("max")]).await.unwrap(), 2);

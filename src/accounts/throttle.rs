@@ -67,7 +67,7 @@ impl Bucket {
         match name {
             Some(name) => digest.update(name.as_str()),
             // No name holds a control character.
-            None => digest.update([b'\n', Sha256::digest(typed)[0]]),
+            None => digest.update([b'\n', Sha256::digest(typed).first().copied().unwrap_or_default()]),
         }
         let mut key = [0; 16];
         key.iter_mut().zip(digest.finalize()).for_each(|(to, from)| *to = from);
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Limit = Limit { max_attempts: 3, window: Duration::from_secs(60) };
+    const LIMIT: Limit = Limit { max_attempts: 3, window: Duration::from_mins(1) };
 
     fn bucket(client: &str, name: &str) -> Bucket {
         Bucket::of(client.parse().unwrap(), Username::canonical(name).ok().as_ref(), name)

@@ -137,7 +137,9 @@ impl Operations {
             sessions.iter().map(|session| (session.account.clone(), name_of(&session.account))).collect();
         let rows = sessions
             .iter()
-            .map(|session| session_row(session, names.get(&session.account).cloned().flatten().unwrap_or_default()))
+            .map(|session| {
+                session_row(session, names.get(&session.account).and_then(|name| name.as_deref()).unwrap_or_default())
+            })
             .collect();
         Ok(Outcome::Rows { rows })
     }
@@ -209,6 +211,7 @@ impl Operations {
         let revoke_all = (!keep_sessions).then_some(RevokeAll { at: now, expires });
         let restored = restore(text.as_bytes(), &*self.store, revoke_all).await.map_err(chain)?;
         let counts = restored.counts;
+        tracing::info!(log_head = restored.log_head, "a dump was restored");
         Ok(Outcome::Text {
             text: format!("{} accounts, {} sessions, {} revocations", counts.accounts, counts.sessions, counts.entries),
         })
@@ -230,7 +233,7 @@ fn account_row(account: &Account) -> Value {
     })
 }
 
-fn session_row(session: &Session, username: String) -> Value {
+fn session_row(session: &Session, username: &str) -> Value {
     json!({
         "sid": session.id.as_str(),
         "_id": session.account.as_str(),

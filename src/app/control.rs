@@ -158,10 +158,15 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
+/// `SIGXFSZ` of signal(7); the same number on every architecture of Linux that is served.
+const SIGXFSZ: i32 = 25;
+
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
+    /// A file that may not grow would end the process; caught, the write fails and is reported.
+    _file_size: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -171,6 +176,7 @@ impl Signals {
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,
             hang_up: catch(SignalKind::hangup())?,
+            _file_size: catch(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

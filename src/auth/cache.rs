@@ -12,7 +12,7 @@ use super::keys::KeyRing;
 use super::token::TokenError;
 
 /// How many tokens a worker remembers unless told otherwise.
-pub const DEFAULT_CAPACITY: usize = 8192;
+pub const DEFAULT_CAPACITY: usize = 16_384;
 
 /// Tokens whose hashes fall together share a set of this many places.
 const WAYS: usize = 4;

@@ -137,6 +137,7 @@ impl Sessions {
     /// Whether [`Sessions::refresh`] has anything to do: a cookie with less than `refresh_below` left that a new one
     /// would outlast, or a changed account. `now`: Unix seconds.
     #[must_use]
+    #[expect(clippy::unused_self, reason = "asked of the sessions, whatever they need to answer it")]
     pub fn needs_refresh(&self, token: &config::Token, identified: &Identified, now: u64) -> bool {
         let Some((verified, source)) = &identified.credential else { return false };
         if matches!(identified.standing, Standing::Changed { .. }) {
@@ -152,7 +153,6 @@ impl Sessions {
 
     /// Reads the account again (once for many requests at a time, on all threads), makes every check of a login and,
     /// where the token came as a cookie, issues a new one for the same session.
-    #[expect(clippy::too_many_arguments, reason = "all that a renewal is made of, for one caller")]
     pub async fn refresh(
         &self,
         ring: &KeyRing,

@@ -21,8 +21,6 @@ use crate::store::{Account, AccountId, Revocation, Session, SessionId, Store, St
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 
-pub use super::renewal::Refreshed;
-
 /// The longest token that browsers keep as a cookie: they take 4,096 bytes with the name and the equals sign
 /// (RFC 6265bis section 5.6), of which the name may have 64.
 pub const MAX_COOKIE_TOKEN_BYTES: usize = 4096 - 65;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::auth::renewal::Refreshed;
 use crate::auth::testing::{DAY, Fixture, NOW, SECRET, account, limits};
 use crate::auth::{Identified, Source};
 use crate::policy::{Caller, Unidentified};

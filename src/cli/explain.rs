@@ -146,6 +146,7 @@ impl Report<'_> {
         if let (Ok(explanation), Value::Object(report)) = (&self.explanation, &mut report) {
             let routes: Vec<Value> =
                 explanation.routes.iter().map(|(route, why)| json!({ "route": route, "why": why })).collect();
+            report.insert(String::from("matched"), json!(explanation.matched.as_ref().ok()));
             report.insert(String::from("host"), json!(explanation.host));
             report.insert(String::from("path"), json!(explanation.path));
             report.insert(String::from("canonical_path"), json!(explanation.canonical));

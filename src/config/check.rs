@@ -366,7 +366,7 @@ fn login(section: Section<'_>) -> Login {
     }
     let login = Login {
         bcrypt_cost,
-        max_attempts: u32::try_from(section.integer("max_attempts", 5, 1..=1000)).unwrap_or(5),
+        max_attempts: u32::try_from(section.integer("max_attempts", 5, 1..=1_000_000_000)).unwrap_or(5),
         window: span(&section, "window", "5m", "1s", "30d"),
         min_password_length: usize::try_from(section.integer("min_password_length", 8, 1..=256)).unwrap_or(8),
         redirect_hosts,

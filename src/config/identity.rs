@@ -103,7 +103,7 @@ fn preset_headers(preset: u8) -> Vec<IdentityHeader> {
     let make = |name: &'static str, part| IdentityHeader { name: HeaderName::from_static(name), template: vec![part] };
     match preset {
         0 => vec![
-            make("x-forwarded-user", TemplatePart::Id),
+            make("x-forwarded-user", TemplatePart::Username),
             make("x-forwarded-groups", TemplatePart::Groups),
             make("x-forwarded-email", TemplatePart::Email),
             make("x-forwarded-preferred-username", TemplatePart::Username),

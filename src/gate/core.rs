@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::live::Live;
 use super::streams::Streams;
-use crate::auth::cache::TokenCache;
+use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
@@ -144,9 +144,6 @@ pub struct Core {
     streams: Rc<Streams>,
 }
 
-/// Verified tokens that one worker remembers.
-const REMEMBERED_TOKENS: usize = 16_384;
-
 impl Core {
     /// A worker's own state. Call it on the worker's thread, inside its `LocalSet`.
     #[must_use]
@@ -154,7 +151,7 @@ impl Core {
         let streams = Streams::new();
         Rc::new(Self {
             shared,
-            tokens: RefCell::new(TokenCache::new(REMEMBERED_TOKENS)),
+            tokens: RefCell::new(TokenCache::new(DEFAULT_CAPACITY)),
             upstreams: RefCell::new(None),
             streams,
         })

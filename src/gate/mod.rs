@@ -105,6 +105,7 @@ impl Asked {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "the line, step by step: in pieces nobody could read its order")]
 async fn serve(
     core: &Rc<Core>,
     live: &Arc<Live>,
@@ -193,6 +194,11 @@ async fn serve(
     };
     if let Some(issued) = &known.issued {
         add_cookie(live, response.headers_mut(), issued, secure);
+    } else if known.identified.stale_cookie
+        && matches!(route.target, Target::Portal(_))
+        && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::SEE_OTHER)
+    {
+        clear_cookie(live, response.headers_mut(), secure);
     }
     Ok(response)
 }
@@ -305,9 +311,17 @@ fn add_cookie(live: &Live, headers: &mut HeaderMap, issued: &Issued, secure: boo
     if headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), name)) {
         return;
     }
-    let line = cookies::set_cookie(&live.config.cookie, secure, issued.token.expose(), issued.max_age);
-    headers.append(header::SET_COOKIE, line);
+    let renewed = cookies::set_cookie(&live.config.cookie, secure, issued.token.expose(), issued.max_age);
+    headers.append(header::SET_COOKIE, renewed);
     caching::make_private(headers);
+}
+
+/// Clears a cookie that is no login, unless the answer already says something about that cookie (a new login).
+fn clear_cookie(live: &Live, headers: &mut HeaderMap, secure: bool) {
+    let config = &live.config.cookie;
+    if !headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), &config.name)) {
+        headers.append(header::SET_COOKIE, cookies::set_cookie(config, secure, "", 0));
+    }
 }
 
 fn fresh_request_id() -> String {

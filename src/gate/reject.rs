@@ -10,7 +10,7 @@ use http_body_util::Full;
 use super::{Asked, Live};
 use crate::context::Context;
 use crate::message::admit::{Intent, Malformed, Scheme};
-use crate::message::{cookies, replies};
+use crate::message::replies;
 use crate::policy::Denied;
 use crate::portal;
 use crate::router::NoRoute;
@@ -169,8 +169,11 @@ pub(super) fn answer(
     }
     if asked.stale_cookie && matches!(rejection, Rejection::Denied(Denied::LoginRequired(_))) {
         let scheme = asked.admitted.as_ref().map_or(Scheme::Http, |admitted| admitted.scheme);
-        let cleared = cookies::set_cookie(&live.config.cookie, live.secure_cookie(scheme), "", 0);
-        headers.append(header::SET_COOKIE, cleared);
+        super::clear_cookie(live, headers, live.secure_cookie(scheme));
+    }
+    if matches!(rejection, Rejection::Malformed(_)) {
+        // Whoever sends this is not to be believed about where his next request begins.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

@@ -125,9 +125,10 @@ pub fn set(headers: &mut HeaderMap, ours: &[IdentityHeader], person: &Principal)
 
 /// Sets every one of `headers`, empty where there is no value: for `/check`, where the proxy in front copies what it
 /// finds and leaves the client's own where it finds nothing.
-pub fn set_all(headers: &mut HeaderMap, ours: &[IdentityHeader], person: &Principal) {
+pub fn set_all(headers: &mut HeaderMap, ours: &[IdentityHeader], person: Option<&Principal>) {
     for header in ours {
-        let value = value_of(&header.template, person).unwrap_or(HeaderValue::from_static(""));
+        let value = person.and_then(|person| value_of(&header.template, person));
+        let value = value.unwrap_or(HeaderValue::from_static(""));
         headers.insert(&header.name, value);
     }
 }
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(headers["x-user"].as_bytes(), "김".as_bytes());
         assert_eq!(headers["x-groups"], "a,e f");
         assert_eq!(headers.len(), 2);
-        set_all(&mut headers, &ours, &person());
+        set_all(&mut headers, &ours, Some(&person()));
         assert_eq!(
             (headers.len(), headers["x-email"].as_bytes(), headers["x-name"].as_bytes()),
             (4, &b""[..], &b""[..])

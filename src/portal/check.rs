@@ -40,15 +40,7 @@ fn shape(person: &Principal, expires: Option<u64>) -> serde_json::Value {
 /// Every identity header there is, empty where it has no value: the proxy that asked copies them over whatever the
 /// client sent, and a missing one would let the client's own through.
 fn write_identity(headers: &mut HeaderMap, configuration: &Identity, person: Option<&Principal>) {
-    let ours = answered_headers(configuration);
-    let mut values = HeaderMap::new();
-    if let Some(person) = person {
-        identity::set(&mut values, &ours, person);
-    }
-    for header in ours {
-        let value = values.remove(&header.name).unwrap_or(HeaderValue::from_static(""));
-        headers.insert(header.name, value);
-    }
+    identity::set_all(headers, &answered_headers(configuration), person);
 }
 
 /// The fixed three, and those that the file configures; the file wins where it names one of the three.

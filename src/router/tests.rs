@@ -226,6 +226,7 @@ fn policy_tests_tell_what_came() {
         user: user.map(str::to_owned),
         groups: vec!["staff".into()],
         expect,
+        line: 1,
     };
     config.tests = vec![
         test("https://h/public", None, Expectation::Allow),

@@ -196,6 +196,40 @@ impl Accepting {
         }
     }
 
+    /// Takes what the kernel holds ready, and closes the socket at once: the shorter the moment between the two, the
+    /// fewer clients find the door shut in their face.
+    pub(super) fn rest(self) -> Vec<Accepted> {
+        let mut accepted = Vec::new();
+        match self {
+            Self::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return accepted };
+                let mut sockets = Vec::new();
+                while let Ok(socket) = listener.accept() {
+                    sockets.push(socket);
+                }
+                drop(listener);
+                for (socket, peer) in sockets {
+                    if socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)).is_ok()
+                        && let Ok(socket) = tokio::net::TcpStream::from_std(socket)
+                    {
+                        accepted.push(Accepted::Tcp(socket, peer.ip().to_canonical()));
+                    }
+                }
+            }
+            Self::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return accepted };
+                while let Ok((socket, _)) = listener.accept() {
+                    if socket.set_nonblocking(true).is_ok()
+                        && let Ok(socket) = tokio::net::UnixStream::from_std(socket)
+                    {
+                        accepted.push(Accepted::Unix(socket));
+                    }
+                }
+            }
+        }
+        accepted
+    }
+
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {

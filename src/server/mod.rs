@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 
 use self::listener::{Accepted, Accepting, Listener};
@@ -211,18 +211,34 @@ impl Worker {
                 };
                 // Waits where the limit is reached: one connection more, unserved, until another one ends.
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-                let counted = Counted::new(&open, &all, core.shared());
-                let (core, stage) = (Rc::clone(&core), stage.clone());
-                tokio::task::spawn_local(async move {
-                    match accepted {
-                        Accepted::Tcp(socket, peer) => connection::serve(socket, Some(peer), core, stage).await,
-                        Accepted::Unix(socket) => connection::serve(socket, None, core, stage).await,
-                    }
-                    drop((counted, permit));
-                });
+                serve(accepted, Some(permit), &core, &open, &all, &stage);
+            }
+            // What the runtime has not yet heard of is asked of the kernel itself.
+            for accepted in listener.rest() {
+                serve(accepted, None, &core, &open, &all, &stage);
             }
         }
     }
+}
+
+/// Gives a connection a task of its own. `permit`: its place under `max_connections`.
+fn serve(
+    accepted: Accepted,
+    permit: Option<OwnedSemaphorePermit>,
+    core: &Rc<Core>,
+    open: &Rc<Open>,
+    all: &Arc<AtomicUsize>,
+    stage: &watch::Receiver<Stage>,
+) {
+    let counted = Counted::new(open, all, core.shared());
+    let (core, stage) = (Rc::clone(core), stage.clone());
+    tokio::task::spawn_local(async move {
+        match accepted {
+            Accepted::Tcp(socket, peer) => connection::serve(socket, Some(peer), core, stage).await,
+            Accepted::Unix(socket) => connection::serve(socket, None, core, stage).await,
+        }
+        drop((counted, permit));
+    });
 }
 
 async fn tidy(core: Rc<Core>) {

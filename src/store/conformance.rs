@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::dump::RestoreError;
 use super::*;
 use crate::clock::Clock;
 use crate::secret::Secret;

@@ -12,6 +12,7 @@ use crate::clock::{Clock, rfc3339};
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Event<'a> {
     /// `login`, `login_failed`, `login_throttled`, `renewal`, `logout`, `revocation`, `account_added`, … (fixed words).
+    #[expect(clippy::struct_field_names, reason = "the word that the line has")]
     pub event: &'static str,
     /// `ok` or a reason code.
     #[serde(skip_serializing_if = "str::is_empty")]

@@ -27,7 +27,12 @@ pub struct LevelError(#[from] tracing_subscriber::filter::ParseError);
 /// Later calls in one process change nothing (tests).
 pub fn subscribe(log: &Log) -> Result<(), LevelError> {
     let filter = EnvFilter::try_new(&log.level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stdout)
+        .with_ansi(false)
+        // Its complaint about a log that can't be written would go to standard error and panic if that is full as well.
+        .log_internal_errors(false);
     let _ = match log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => builder.try_init(),

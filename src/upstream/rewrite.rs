@@ -261,4 +261,23 @@ mod tests {
         left.sort();
         assert_eq!(left, ["set-cookie=a=b", "trailer=x-sum"]);
     }
+
+    #[test]
+    fn our_cookie_is_nobody_elses_to_set() {
+        let mut headers = HeaderMap::new();
+        for line in ["a=b; Path=/", "access_token=evil", "c=d"] {
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(line));
+        }
+        drop_own_cookie(&mut headers, "access_token");
+        let left: Vec<_> = headers.get_all(header::SET_COOKIE).iter().collect();
+        assert_eq!(left, ["a=b; Path=/", "c=d"]);
+    }
+
+    #[test]
+    fn trailers_that_frame_or_carry_secrets_are_not_announced() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::TRAILER, HeaderValue::from_static("X-Sum, content-length, set-cookie, x-sum, b@d"));
+        assert_eq!(body::announced(&headers, |_| false), ["x-sum"]);
+        assert!(body::announced(&headers, |name| name == "x-sum").is_empty());
+    }
 }

@@ -51,8 +51,7 @@ fn wrong_passwords_unknown_names_and_disabled_accounts_look_the_same() {
     let as_json = |name: &str, password: &str| visible(&gateway.try_login(name, password));
     let as_form = |name: &str, password: &str| {
         let form = [("username", name), ("password", password)];
-        let (status, fields, body) = visible(&gateway.send(&Request::post("/login").form(&form)));
-        (status, fields, body.replace(name, "NAME"))
+        visible(&gateway.send(&Request::post("/login").form(&form)))
     };
     let expected = (as_json("active", WRONG), as_form("active", WRONG));
     assert_eq!(expected.0.0, 401);
@@ -98,14 +97,14 @@ fn the_rank_test_sees_a_difference_and_sees_none_where_there_is_none() {
 #[test]
 fn the_time_of_a_refused_login_says_nothing_about_the_account() {
     // With this bound a test of equal times fails by chance once in about 15,000 comparisons. Three are made, and each
-    // only counts when it fails in three independent rounds: less than one in 10^12. A missing hash (17 ms here, nearly
+    // only counts when it fails in three independent rounds: less than one in 10^12. A missing hash (60 ms here, nearly
     // everything that a login takes) is dozens of deviations away.
     const BOUND: f64 = 4.0;
-    const SAMPLES: usize = 150;
+    const SAMPLES: usize = 60;
     const ROUNDS: usize = 3;
     let _turn = Turn::alone();
     let upstream = Upstream::plain();
-    let gateway = with_three_kinds(8, &upstream);
+    let gateway = with_three_kinds(10, &upstream);
     let mut connection = gateway.connect();
     let mut time = |name: &str| {
         let request = Request::post("/login").json(&json!({"username": name, "password": WRONG}));

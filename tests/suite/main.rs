@@ -8,6 +8,19 @@
     clippy::indexing_slicing,
     reason = "a test that meets something else than it expects ends there and says so"
 )]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "measured figures and a failed gateway's log are shown beside the test's own words"
+)]
+#![expect(
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::type_complexity,
+    clippy::too_many_lines,
+    reason = "tests are read from top to bottom and run once"
+)]
 #![expect(clippy::disallowed_methods, reason = "tests stand outside the program and look at the real clock")]
 
 #[path = "../support/mod.rs"]
@@ -25,6 +38,7 @@ mod login;
 mod logs;
 mod operation;
 mod paths;
+mod peers;
 mod redirects;
 mod renewal;
 mod revocation;

@@ -172,7 +172,7 @@ fn an_upload_to_a_backend_that_stops_reading_is_held_back() {
         // Reads the head and then nothing, until the other side goes.
         let mut reader = Reader::new(stream);
         let _ = reader.head();
-        std::thread::park_timeout(Duration::from_secs(60));
+        std::thread::park_timeout(Duration::from_mins(1));
     });
     let gateway = open(&upstream);
     let mut connection = gateway.connect();

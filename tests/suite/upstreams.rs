@@ -26,12 +26,9 @@ fn a_backend_that_closes_right_after_each_answer_fails_no_get_and_gets_no_post_t
     let mut failed = 0;
     for number in 0..300 {
         let request = Request::post(&format!("/post/{number}")).body(b"once");
-        let answer = match connection.try_send(&request) {
-            Ok(answer) => answer,
-            Err(_) => {
-                connection = gateway.connect();
-                continue;
-            }
+        let Ok(answer) = connection.try_send(&request) else {
+            connection = gateway.connect();
+            continue;
         };
         assert!(matches!(answer.status, 200 | 502), "{}", answer.status);
         failed += usize::from(answer.status == 502);

@@ -182,13 +182,6 @@ impl Builder {
         self
     }
 
-    /// Adds any text at the end of the file.
-    #[must_use]
-    pub(crate) fn text(mut self, text: &str) -> Self {
-        self.routes.push_str(text);
-        self
-    }
-
     /// Adds a user with the usual password; the e-mail is `NAME@example.com`.
     #[must_use]
     pub(crate) fn user(self, name: &str, groups: &[&str]) -> Self {

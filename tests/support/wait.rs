@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Far longer than anything here takes on a busy machine; reaching it is a failure, never a pass.
-pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
+pub(crate) const GENEROUS: Duration = Duration::from_mins(1);
 
 /// Asks again and again until there is an answer. Panics with `what` when none came in a minute.
 pub(crate) fn until_some<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {

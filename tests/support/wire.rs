@@ -440,14 +440,6 @@ impl Connection {
         Ok(response)
     }
 
-    /// Whether the other side has closed: waits for it.
-    pub(crate) fn is_closed(&mut self) -> bool {
-        match self.reader.fill() {
-            Ok(more) => !more,
-            Err(error) => matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
-        }
-    }
-
     /// Fails unless the other side closes within `limit`; bytes that come before are dropped.
     pub(crate) fn closes_within(&mut self, limit: Duration) -> bool {
         let deadline = std::time::Instant::now() + limit;
