@@ -21,6 +21,8 @@ use super::pool::Lease;
 pub(super) struct Sent {
     /// Pieces that were handed to the backend's connection.
     pub(super) pieces: Cell<u64>,
+    /// It is the client that is waited for, and not the backend.
+    pub(super) waiting: Cell<bool>,
     pub(super) fault: RefCell<Option<ClientFault>>,
 }
 
@@ -95,7 +97,9 @@ impl Body for RequestBody {
 
 impl ClientBody {
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyFailed>>> {
-        match Pin::new(&mut self.incoming).poll_frame(task) {
+        let poll = Pin::new(&mut self.incoming).poll_frame(task);
+        self.sent.waiting.set(poll.is_pending());
+        match poll {
             Poll::Ready(Some(Ok(frame))) => {
                 self.alarm = None;
                 self.sent.pieces.set(self.sent.pieces.get() + 1);
@@ -178,15 +182,25 @@ pub struct UpstreamBody {
     /// `None` once the connection has been given back, or where a task of its own drives it (upgrades).
     lease: Option<Lease>,
     trailers: Vec<HeaderName>,
+    /// It broke off; the client learns it after what came before.
+    broken: Option<BodyError>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Option<Lease>, trailers: Vec<HeaderName>) -> Self {
-        let mut body = Self { incoming, lease, trailers };
+        let mut body = Self { incoming, lease, trailers, broken: None };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
         body
+    }
+
+    /// Keeps the error for the next time: an error at once would take the head and the bytes before it along, which the
+    /// client's connection still holds.
+    fn break_off(&mut self, source: Box<dyn std::error::Error + Send + Sync>, task: &Context<'_>) {
+        self.lease = None;
+        self.broken = Some(BodyError(source));
+        task.waker().wake_by_ref();
     }
 
     fn give_back(&mut self) {
@@ -202,6 +216,9 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let poll = match &mut this.lease {
             None => Pin::new(&mut this.incoming).poll_frame(task),
             Some(lease) => {
@@ -214,7 +231,11 @@ impl Body for UpstreamBody {
                         // Its end, good or bad, shows in the body.
                         let over = lease.poll_connection(task).is_ready();
                         match Pin::new(&mut this.incoming).poll_frame(&mut quiet) {
-                            Poll::Pending if over => Poll::Ready(None),
+                            // Never a clean end that the codec has not seen.
+                            Poll::Pending if over => {
+                                this.break_off(Box::from("the connection ended before the answer"), task);
+                                return Poll::Pending;
+                            }
                             poll => poll,
                         }
                     }
@@ -230,8 +251,8 @@ impl Body for UpstreamBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(BodyError(Box::new(error)))))
+                this.break_off(Box::new(error), task);
+                Poll::Pending
             }
             Poll::Ready(None) => {
                 this.give_back();
@@ -242,7 +263,7 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.broken.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

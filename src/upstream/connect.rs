@@ -18,29 +18,54 @@ use tokio_rustls::client::TlsStream;
 use crate::config::UpstreamUrl;
 
 /// A connection to a backend.
-pub(super) enum Stream {
+pub(super) struct Stream {
+    wire: Wire,
+    /// What can't be written is dropped, so that what there is to read can be read.
+    reads_on: bool,
+}
+
+enum Wire {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Opens a connection within `limit`, the TLS handshake included.
-pub(super) async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
-    tokio::time::timeout(limit, open(url, tls))
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))
+impl Stream {
+    /// A backend may answer before the end of an upload (413) and close; the next piece written then fails, while the
+    /// answer lies in the buffer. From now on a failed write is kept quiet: reading tells how the exchange ended.
+    pub(super) const fn read_on_after_failed_write(&mut self) {
+        self.reads_on = true;
+    }
+
+    fn outcome<T>(&self, poll: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
+        match poll {
+            Poll::Ready(Err(error)) if self.reads_on => {
+                tracing::debug!(%error, "a backend takes no more of a request");
+                Poll::Ready(Ok(instead))
+            }
+            poll => poll,
+        }
+    }
 }
 
-async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Stream> {
+/// Opens a connection within `limit`, the TLS handshake included.
+pub(super) async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
+    let wire = tokio::time::timeout(limit, open(url, tls))
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))?;
+    Ok(Stream { wire, reads_on: false })
+}
+
+async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Wire> {
     match url {
-        UpstreamUrl::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-        UpstreamUrl::Http { host, port } => tcp(host, *port).await.map(Stream::Tcp),
+        UpstreamUrl::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix),
+        UpstreamUrl::Http { host, port } => tcp(host, *port).await.map(Wire::Tcp),
         UpstreamUrl::Https { host, port } => {
             // Never without TLS, whatever went wrong with it.
             let tls = tls.ok_or_else(|| io::Error::other("TLS is not set up for this upstream"))?;
             let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
             let stream = tls.connect(name, tcp(host, *port).await?).await?;
-            Ok(Stream::Tls(Box::new(stream)))
+            Ok(Wire::Tls(Box::new(stream)))
         }
     }
 }
@@ -81,44 +106,46 @@ pub(super) fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(task, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(task, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
+        match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_read(task, buffer),
+            Wire::Unix(stream) => Pin::new(stream).poll_read(task, buffer),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(task, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(task, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(task, bytes),
-        }
+        let poll = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_write(task, bytes),
+            Wire::Unix(stream) => Pin::new(stream).poll_write(task, bytes),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(task, bytes),
+        };
+        self.outcome(poll, bytes.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(task),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(task),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(task),
-        }
+        let poll = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_flush(task),
+            Wire::Unix(stream) => Pin::new(stream).poll_flush(task),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(task),
+        };
+        self.outcome(poll, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(task),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(task),
+        match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
+            Wire::Unix(stream) => Pin::new(stream).poll_shutdown(task),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(task),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.wire {
+            Wire::Tcp(stream) => stream.is_write_vectored(),
+            Wire::Unix(stream) => stream.is_write_vectored(),
+            Wire::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -127,10 +154,11 @@ impl AsyncWrite for Stream {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(task, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(task, slices),
-        }
+        let poll = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Wire::Unix(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+            Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(task, slices),
+        };
+        self.outcome(poll, slices.iter().map(|slice| slice.len()).sum())
     }
 }

@@ -1,15 +1,19 @@
 //! Which URLs are in use: failures of real requests, probes, and how much each one has to do.
 
 use std::collections::BTreeMap;
+use std::future::Future as _;
 use std::io;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::connect;
@@ -33,7 +37,8 @@ pub struct Health {
     origin: Instant,
     upstreams: BTreeMap<String, Vec<Arc<UrlState>>>,
     config: BTreeMap<String, config::Upstream>,
-    metrics: Metrics,
+    /// By `ca_file`: reading certificates takes longer than a request, so it is done once for all workers.
+    tls: Mutex<BTreeMap<Option<PathBuf>, TlsConnector>>,
 }
 
 /// One URL as all workers see it.
@@ -82,12 +87,7 @@ impl Health {
             .iter()
             .map(|(name, upstream)| (name.clone(), upstream.urls.iter().map(|url| state(name, url)).collect()))
             .collect();
-        Self {
-            origin: clock.instant(),
-            upstreams: upstreams_state,
-            config: upstreams.clone(),
-            metrics: metrics.clone(),
-        }
+        Self { origin: clock.instant(), upstreams: upstreams_state, config: upstreams.clone(), tls: Mutex::default() }
     }
 
     /// Upstreams of which no URL is in use.
@@ -103,33 +103,43 @@ impl Health {
 
     /// Probes the `health_path` of each upstream that has one, until dropped. For the control thread.
     pub async fn probe(self: Arc<Self>, clock: Clock) {
-        let mut failed: BTreeMap<(String, usize), u32> = BTreeMap::new();
-        loop {
-            for (name, upstream) in &self.config {
-                let Some(path) = &upstream.health_path else { continue };
-                let tls = upstream_tls(upstream);
-                for (index, state) in self.upstreams.get(name).into_iter().flatten().enumerate() {
-                    let probed = match &tls {
-                        Ok(tls) => probe(upstream, state, path, tls.as_ref()).await,
-                        Err(error) => Err(io::Error::other(error.to_string())),
-                    };
-                    let count = failed.entry((name.clone(), index)).or_default();
-                    *count = if probed.is_ok() { 0 } else { count.saturating_add(1) };
-                    let down = *count >= FAILED_PROBES;
-                    if state.probed_down.swap(down, Ordering::Relaxed) != down {
-                        self.metrics.upstream_up(name, &state.label, !down);
-                        match probed {
-                            Ok(()) => tracing::info!(upstream = name, url = state.label, "the probe succeeds again"),
-                            Err(error) => {
-                                tracing::warn!(upstream = name, url = state.label, %error, "the probe fails; the URL is out of use");
-                            }
-                        }
-                    }
+        // Each URL for itself: one that hangs must not keep the others from being looked at.
+        let mut probes = JoinSet::new();
+        for (name, upstream) in &self.config {
+            let Some(path) = &upstream.health_path else { continue };
+            let tls = match self.tls(upstream) {
+                Ok(tls) => tls,
+                Err(error) => {
+                    tracing::error!(upstream = name, %error, "the upstream can't be probed");
+                    continue;
                 }
+            };
+            for state in self.urls(name) {
+                let lookout = Prober {
+                    health: Arc::clone(&self),
+                    state: Arc::clone(state),
+                    path: path.clone(),
+                    connect_timeout: upstream.connect_timeout,
+                    tls: tls.clone(),
+                };
+                probes.spawn(lookout.run(clock.clone()));
             }
-            let _ = clock.unix_seconds();
-            tokio::time::sleep(PROBE_EVERY).await;
         }
+        probes.join_all().await;
+    }
+
+    /// TLS where one of the upstream's URLs needs it.
+    pub(super) fn tls(&self, upstream: &config::Upstream) -> io::Result<Option<TlsConnector>> {
+        if !upstream.urls.iter().any(|url| matches!(url, UpstreamUrl::Https { .. })) {
+            return Ok(None);
+        }
+        let mut made = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = made.get(&upstream.ca_file) {
+            return Ok(Some(tls.clone()));
+        }
+        let tls = connect::tls(upstream.ca_file.as_deref())?;
+        made.insert(upstream.ca_file.clone(), tls.clone());
+        Ok(Some(tls))
     }
 
     pub(super) fn urls(&self, upstream: &str) -> &[Arc<UrlState>] {
@@ -156,11 +166,43 @@ impl UrlState {
         InFlight(Arc::clone(self))
     }
 
+    /// Whether this request is the one that tries a URL after its rest. The others leave it alone meanwhile, for they
+    /// might all wait for a host that is gone. A trial without an outcome (the client left) is free again after
+    /// `connect_timeout` and a second.
+    pub(super) fn begin_trial(&self, now: u64, connect_timeout: Duration) -> bool {
+        if self.rests.load(Ordering::Relaxed) == 0 || self.probed_down.load(Ordering::Relaxed) {
+            return false;
+        }
+        let until = self.out_until.load(Ordering::Relaxed);
+        let next = now + 1000 + u64::try_from(connect_timeout.as_millis()).unwrap_or(u64::from(u32::MAX));
+        until <= now && self.out_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// An answer came.
     pub(super) fn succeeded(&self) {
-        if self.failures.swap(0, Ordering::Relaxed) != 0 && self.rests.swap(0, Ordering::Relaxed) != 0 {
-            self.metrics.upstream_up(&self.upstream, &self.label, true);
+        if self.failures.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        if self.rests.swap(0, Ordering::Relaxed) != 0 {
+            self.out_until.store(0, Ordering::Relaxed);
+            self.metrics.upstream_up(&self.upstream, &self.label, !self.probed_down.load(Ordering::Relaxed));
             tracing::info!(upstream = self.upstream, url = self.label, "the URL is in use again");
+        }
+    }
+
+    /// A probe came back; `down`: it was not the first to fail.
+    fn probed(&self, outcome: io::Result<()>, down: bool, now: u64) {
+        if self.probed_down.swap(down, Ordering::Relaxed) == down {
+            return;
+        }
+        self.metrics.upstream_up(&self.upstream, &self.label, self.is_in_use(now));
+        match outcome {
+            Ok(()) => tracing::info!(upstream = self.upstream, url = self.label, "the probe succeeds again"),
+            Err(error) => {
+                let (upstream, url) = (&self.upstream, &self.label);
+                tracing::warn!(upstream, url, %error, "the probe fails; the URL is out of use");
+            }
         }
     }
 
@@ -186,42 +228,54 @@ impl UrlState {
     }
 }
 
-/// TLS where one of the URLs needs it.
-pub(super) fn upstream_tls(upstream: &config::Upstream) -> io::Result<Option<TlsConnector>> {
-    if upstream.urls.iter().any(|url| matches!(url, UpstreamUrl::Https { .. })) {
-        connect::tls(upstream.ca_file.as_deref()).map(Some)
-    } else {
-        Ok(None)
-    }
+/// Looks after one URL.
+struct Prober {
+    health: Arc<Health>,
+    state: Arc<UrlState>,
+    path: String,
+    connect_timeout: Duration,
+    tls: Option<TlsConnector>,
 }
 
-/// One `GET` of the health path; 2xx and 3xx are good.
-async fn probe(
-    upstream: &config::Upstream,
-    state: &UrlState,
-    path: &str,
-    tls: Option<&TlsConnector>,
-) -> io::Result<()> {
-    let limit = upstream.connect_timeout + Duration::from_secs(2);
-    let exchange = async {
-        let stream = connect::connect(&state.url, tls, upstream.connect_timeout).await?;
+impl Prober {
+    async fn run(self, clock: Clock) {
+        let mut failed = 0_u32;
+        loop {
+            let limit = self.connect_timeout + Duration::from_secs(2);
+            let outcome = tokio::time::timeout(limit, self.ask())
+                .await
+                .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time")));
+            failed = if outcome.is_ok() { 0 } else { failed.saturating_add(1) };
+            self.state.probed(outcome, failed >= FAILED_PROBES, self.health.millis(clock.instant()));
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    /// One `GET` of the health path; 2xx and 3xx are good.
+    async fn ask(&self) -> io::Result<()> {
+        let stream = connect::connect(&self.state.url, self.tls.as_ref(), self.connect_timeout).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let request = Request::get(path)
-            .header(header::HOST, authority(&state.url))
+        let request = Request::get(&self.path)
+            .header(header::HOST, authority(&self.state.url))
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
-        let answered = async { sender.send_request(request).await.map_err(io::Error::other) };
-        let (answer, _) = tokio::join!(answered, connection);
-        let status = answer?.status();
+        // The head is all that is asked for; a body that never ends is nobody's concern.
+        let mut connection = pin!(connection);
+        let mut answered = pin!(sender.send_request(request));
+        let mut over = false;
+        let answer = std::future::poll_fn(|task| {
+            over = over || connection.as_mut().poll(task).is_ready();
+            answered.as_mut().poll(task)
+        });
+        let status = answer.await.map_err(io::Error::other)?.status();
         if status.is_success() || status.is_redirection() {
             Ok(())
         } else {
             Err(io::Error::other(format!("it answered {status}")))
         }
-    };
-    tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// The authority of a URL, for `Host`.

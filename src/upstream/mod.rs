@@ -8,6 +8,8 @@ mod connect;
 mod health;
 mod pool;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::cell::Cell;
@@ -165,7 +167,7 @@ impl Upstreams {
                 name: name.clone(),
                 config: config.clone(),
                 urls: urls.collect::<io::Result<_>>()?,
-                tls: health::upstream_tls(config)?,
+                tls: health.tls(config)?,
                 turn: Cell::new(0),
             });
         }
@@ -196,7 +198,7 @@ impl Upstreams {
         })?;
         let sent = Rc::new(Sent::default());
         let body = RequestBody::new(incoming, &sent, outgoing.body_timeout, trailers);
-        tidy_length(&mut head, &body);
+        frame(&mut head, &body);
         let mut exchange = Exchange {
             one,
             upstreams: self,
@@ -224,16 +226,17 @@ impl Upstreams {
     }
 }
 
-/// The length is written anew from what the codec read: `005` was one spelling of five.
-fn tidy_length(head: &mut Parts, body: &RequestBody) {
+/// The framing is written anew from what the codec read: `005` was one spelling of five, and a body of unknown length
+/// is said to be chunked whatever the method, for the codec would take a `GET` without it to have none.
+fn frame(head: &mut Parts, body: &RequestBody) {
     use http_body::Body as _;
-    if !head.headers.contains_key(header::CONTENT_LENGTH) {
-        return;
+    let length = body.size_hint().exact();
+    if length.is_none() {
+        head.headers.remove(header::CONTENT_LENGTH);
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if let (Some(length), Some(value)) = (length, head.headers.get_mut(header::CONTENT_LENGTH)) {
+        *value = HeaderValue::from(length);
     }
-    match body.size_hint().exact() {
-        Some(length) => head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length)),
-        None => head.headers.remove(header::CONTENT_LENGTH),
-    };
 }
 
 /// One request's way to one upstream, over as many tries as are safe.
@@ -248,10 +251,9 @@ struct Exchange<'a> {
 }
 
 /// How one try failed.
-#[expect(clippy::large_enum_variant, reason = "it lives for one return; a box would be one more thing to allocate")]
 enum Failed {
     /// Nothing was sent; here is the request again.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     /// Something may have been sent. No byte of an answer came.
     Unanswered(hyper::Error),
     TimedOut,
@@ -265,16 +267,18 @@ impl Exchange<'_> {
             if !self.fixed_host {
                 request.headers_mut().insert(header::HOST, url.authority.clone());
             }
+            // Counted while it connects, too: a URL that nobody answers at must not look idle.
+            let in_flight = url.state.begin();
             // An idle connection first, unless the request needs one of its own.
             let idle = if self.websocket { None } else { url.pool.take(!self.repeatable) };
             if let Some(channel) = idle {
                 // Kept for the case that the backend closed the connection at the same moment.
                 let again = self.repeatable.then(|| request_again(&request));
-                match self.send(url, channel, request).await {
-                    Ok(answer) => return self.answered(url, answer),
+                match self.send(channel, request).await {
+                    Ok(answer) => return self.answered(url, answer, in_flight),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
-                        request = unsent;
+                        request = *unsent;
                     }
                     Err(Failed::Unanswered(error)) => {
                         url.pool.suspect();
@@ -294,18 +298,23 @@ impl Exchange<'_> {
                     continue;
                 }
             };
-            return match self.send(url, channel, request).await {
-                Ok(answer) => self.answered(url, answer),
-                Err(Failed::Unsent(_)) => Err(self.broken(url, Box::from("it closed a fresh connection"))),
-                Err(Failed::Unanswered(error)) => Err(self.failed(url, error)),
-                Err(Failed::TimedOut) => Err(self.timed_out(url)),
-            };
+            match self.send(channel, request).await {
+                Ok(answer) => return self.answered(url, answer, in_flight),
+                Err(Failed::Unsent(unsent)) => {
+                    url.state.failed(self.upstreams.now());
+                    last_error = Some(io::Error::other("it closed a fresh connection"));
+                    request = *unsent;
+                }
+                Err(Failed::Unanswered(error)) => return Err(self.failed(url, error)),
+                Err(Failed::TimedOut) => return Err(self.timed_out(url)),
+            }
         }
         let source = last_error.unwrap_or_else(|| io::Error::other("it has no URL"));
         Err(Error::Unreachable { upstream: self.one.name.clone(), source })
     }
 
-    /// The URLs in use, the least busy first; then the others, for a late try is better than none.
+    /// One that has rested and may be tried again, where no other request tries it already; the URLs in use, the least
+    /// busy first; then the others, for a late try is better than none.
     fn order(&self) -> Vec<&Url> {
         let urls = &self.one.urls;
         if let [only] = &**urls {
@@ -315,12 +324,21 @@ impl Exchange<'_> {
         self.one.turn.set(turn.wrapping_add(1));
         let now = self.upstreams.now();
         let mut order: Vec<&Url> = urls.iter().cycle().skip(turn % urls.len().max(1)).take(urls.len()).collect();
-        order.sort_by_key(|url| (!url.state.is_in_use(now), url.state.load()));
+        let trial = urls.iter().position(|url| url.state.begin_trial(now, self.one.config.connect_timeout));
+        let trial = trial.and_then(|index| urls.get(index)).map(|url| Rc::as_ptr(&url.pool));
+        order.sort_by_cached_key(|url| {
+            (trial != Some(Rc::as_ptr(&url.pool)), !url.state.is_in_use(now), url.state.load())
+        });
         order
     }
 
     async fn open(&self, url: &Url) -> io::Result<Channel> {
-        let stream = connect::connect(&url.state.url, self.one.tls.as_ref(), self.one.config.connect_timeout).await?;
+        let mut stream =
+            connect::connect(&url.state.url, self.one.tls.as_ref(), self.one.config.connect_timeout).await?;
+        // A tunnel wants to know at once; an answer that came before the end of the upload is still to be read.
+        if !self.websocket {
+            stream.read_on_after_failed_write();
+        }
         let (sender, connection) = http1::Builder::new()
             .max_headers(MOST_HEADERS)
             .max_buf_size(BUFFER_BYTES)
@@ -333,16 +351,16 @@ impl Exchange<'_> {
     }
 
     /// Sends the request over a connection and waits for the answer's head, driving the connection meanwhile.
-    async fn send(&self, url: &Url, mut channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
-        let in_flight = url.state.begin();
+    async fn send(&self, mut channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
         if self.websocket {
-            return self.send_upgrade(channel, request, in_flight).await;
+            return self.send_upgrade(channel, request).await;
         }
         let limit = self.one.config.response_timeout;
         let mut alarm = pin!(tokio::time::sleep(limit));
         let mut pieces = 0;
         let outcome = {
-            let mut sending = pin!(channel.sender.try_send_request(request));
+            // With a waker that wakes nobody it must never be put off, as the runtime's budget could do.
+            let mut sending = pin!(tokio::task::coop::unconstrained(channel.sender.try_send_request(request)));
             let connection = &mut channel.connection;
             std::future::poll_fn(|task: &mut Context<'_>| {
                 // The connection answers the sending half within its own poll, so that one needs no waker.
@@ -364,27 +382,29 @@ impl Exchange<'_> {
                     pieces = self.sent.pieces.get();
                     alarm.as_mut().reset(tokio::time::Instant::now() + limit);
                 }
-                alarm.as_mut().poll(task).map(|()| None)
+                while alarm.as_mut().poll(task).is_ready() {
+                    // A client that stalls has a limit of its own, and is not the backend's failure.
+                    if !self.sent.waiting.get() {
+                        return Poll::Ready(None);
+                    }
+                    alarm.as_mut().reset(tokio::time::Instant::now() + limit);
+                }
+                Poll::Pending
             })
             .await
         };
         match outcome {
             None => Err(Failed::TimedOut),
-            Some(Ok(response)) => Ok(Answered::Response(response, Some(Lease::new(channel, &url.pool, in_flight)))),
+            Some(Ok(response)) => Ok(Answered::Response(response, Some(channel))),
             Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Failed::Unsent(request)),
+                Some(request) => Err(Failed::Unsent(Box::new(request))),
                 None => Err(Failed::Unanswered(error.into_error())),
             },
         }
     }
 
     /// An upgrade outlives the request, so a task of its own drives the connection.
-    async fn send_upgrade(
-        &self,
-        channel: Channel,
-        request: Request<RequestBody>,
-        in_flight: InFlight,
-    ) -> Result<Answered, Failed> {
+    async fn send_upgrade(&self, channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
         let Channel { mut sender, connection } = channel;
         let connection = *std::pin::Pin::into_inner(connection);
         tokio::task::spawn_local(async move {
@@ -397,16 +417,15 @@ impl Exchange<'_> {
             Err(_) => Err(Failed::TimedOut),
             Ok(Err(error)) => Err(Failed::Unanswered(error)),
             Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Ok(Answered::Upgraded(response, in_flight))
+                Ok(Answered::Upgraded(response))
             }
             Ok(Ok(response)) => Ok(Answered::Response(response, None)),
         }
     }
 
-    fn answered(&self, url: &Url, answered: Answered) -> Result<Answer, Error> {
-        url.state.succeeded();
+    fn answered(&self, url: &Url, answered: Answered, in_flight: InFlight) -> Result<Answer, Error> {
         match answered {
-            Answered::Upgraded(mut response, in_flight) => {
+            Answered::Upgraded(mut response) => {
                 let is_websocket = response
                     .headers()
                     .get(header::UPGRADE)
@@ -416,15 +435,19 @@ impl Exchange<'_> {
                 }
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
-                rewrite::response(&mut head, self.outgoing, true);
+                rewrite::response(&mut head, self.outgoing, true).map_err(|error| self.broken(url, error.into()))?;
+                url.state.succeeded();
                 Ok(Answer::Tunnel { head: Response::from_parts(head, ()), upstream: Tunnel { upstream, in_flight } })
             }
             Answered::Response(response, _) if response.status().is_informational() => {
                 Err(self.broken(url, Box::from("it switched protocols without being asked")))
             }
-            Answered::Response(response, lease) => {
+            Answered::Response(response, channel) => {
                 let (mut head, incoming) = response.into_parts();
-                let trailers = rewrite::response(&mut head, self.outgoing, false);
+                let trailers = rewrite::response(&mut head, self.outgoing, false)
+                    .map_err(|error| self.broken(url, error.into()))?;
+                url.state.succeeded();
+                let lease = channel.map(|channel| Lease::new(channel, &url.pool, in_flight));
                 let body = UpstreamBody::new(incoming, lease, trailers);
                 Ok(Answer::Response(Response::from_parts(head, body)))
             }
@@ -453,8 +476,8 @@ impl Exchange<'_> {
 
 enum Answered {
     /// `None`: a task of its own drives the connection.
-    Response(Response<Incoming>, Option<Lease>),
-    Upgraded(Response<Incoming>, InFlight),
+    Response(Response<Incoming>, Option<Channel>),
+    Upgraded(Response<Incoming>),
 }
 
 /// The same request once more. Only for those without a body.

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Uri, Version, response};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, response};
 
 use super::{Outgoing, body};
 use crate::message::{cookies, forwarded, hop_by_hop, identity};
@@ -71,13 +71,26 @@ fn origin_form(uri: &Uri, strip_prefix: &str) -> Option<Uri> {
     Some(Uri::from(path_and_query))
 }
 
-/// Rewrites an answer's head in place. Returns the trailers that may follow its body.
-pub(super) fn response(head: &mut response::Parts, outgoing: &Outgoing<'_>, tunnel: bool) -> Vec<HeaderName> {
+/// Rewrites an answer's head in place. Returns the trailers that may follow its body, or why the answer can't be
+/// passed on.
+pub(super) fn response(
+    head: &mut response::Parts,
+    outgoing: &Outgoing<'_>,
+    tunnel: bool,
+) -> Result<Vec<HeaderName>, &'static str> {
     let headers = &mut head.headers;
     // The codec has decoded the chunks; a length that stood beside them would now be believed (RFC 9112 section 6.3).
     if headers.contains_key(header::TRANSFER_ENCODING) {
+        if !is_chunked_alone(headers) {
+            return Err("its Transfer-Encoding is not chunked alone");
+        }
         headers.remove(header::CONTENT_LENGTH);
     }
+    // RFC 9110 section 8.6: neither has a place there.
+    if tunnel || head.status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    one_length(headers)?;
     let trailers = if headers.contains_key(header::TRAILER) {
         body::announced(headers, |name| outgoing.guarded.covers(name))
     } else {
@@ -95,7 +108,37 @@ pub(super) fn response(head: &mut response::Parts, outgoing: &Outgoing<'_>, tunn
     }
     drop_own_cookie(headers, outgoing.cookie_name);
     head.version = Version::HTTP_11;
-    trailers
+    Ok(trailers)
+}
+
+/// Any other coding would be passed on as if it belonged to the content.
+fn is_chunked_alone(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = lines.next();
+    first.is_some_and(|line| line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) && lines.next().is_none()
+}
+
+/// Several equal lengths become one (RFC 9110 section 8.6), several different ones are refused: the codec does so only
+/// where a body follows, and not for `HEAD` or 304.
+fn one_length(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut found = None;
+    let mut count = 0;
+    for length in
+        headers.get_all(header::CONTENT_LENGTH).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+    {
+        let length = length.trim_ascii();
+        let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(length).ok().filter(|_| digits).and_then(|digits| digits.parse::<u64>().ok());
+        if length.is_none() || (count > 0 && found != length) {
+            return Err("its Content-Length is contradictory or no number");
+        }
+        found = length;
+        count += 1;
+    }
+    if let (Some(length), 2..) = (found, count) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(())
 }
 
 /// Nobody but us sets our cookie.
@@ -126,6 +169,30 @@ fn announce(headers: &mut HeaderMap, trailers: &[HeaderName]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Access;
+    use crate::message::admit::{Edge, Scheme, admit};
+    use crate::message::identity::Guarded;
+    use crate::policy::{Caller, Policy, Unidentified, decide};
+
+    /// Rewrites an answer to an anonymous request.
+    fn answered(head: &mut response::Parts) -> Result<Vec<HeaderName>, &'static str> {
+        let request = http::Request::builder().uri("/").header("host", "gw.test").body(()).unwrap().into_parts().0;
+        let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
+        let policy = Policy { access: Access::Public, groups: Vec::new(), users: Vec::new() };
+        let outgoing = Outgoing {
+            pass: &decide(&policy, &Caller::Anonymous(Unidentified::NoCredential)).unwrap(),
+            admitted: &admit(&request, None, &edge).unwrap(),
+            peer: None,
+            request_id: "id",
+            strip_prefix: "",
+            guarded: &Guarded::new(&[], false),
+            identity: &[],
+            cookie_name: "access_token",
+            own_bearer: false,
+            body_timeout: std::time::Duration::ZERO,
+        };
+        response(head, &outgoing, false)
+    }
 
     #[test]
     fn the_path_is_sent_as_it_came_less_the_prefix() {
@@ -141,6 +208,58 @@ mod tests {
             let uri: Uri = uri.parse().unwrap();
             assert_eq!(origin_form(&uri, prefix).unwrap().to_string(), expected);
         }
+    }
+
+    #[test]
+    fn an_answer_has_one_framing_or_is_refused() {
+        type Fields<'a> = &'a [(&'static str, &'static str)];
+        let cases: [(Fields<'_>, Result<&[&str], ()>); 10] = [
+            (&[("content-length", "5")], Ok(&["content-length=5"])),
+            (&[("content-length", "5"), ("content-length", "5")], Ok(&["content-length=5"])),
+            (&[("content-length", "5, 5")], Ok(&["content-length=5"])),
+            (&[("content-length", "5"), ("content-length", "6")], Err(())),
+            (&[("content-length", "5,")], Err(())),
+            (&[("content-length", "+5")], Err(())),
+            (&[("content-length", "18446744073709551616")], Err(())),
+            (&[("transfer-encoding", "Chunked"), ("content-length", "x")], Ok(&[])),
+            (&[("transfer-encoding", "gzip")], Err(())),
+            (&[("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")], Err(())),
+        ];
+        for (fields, expected) in cases {
+            let mut head = http::Response::new(()).into_parts().0;
+            for (name, value) in fields {
+                head.headers.append(*name, HeaderValue::from_static(value));
+            }
+            let outcome = answered(&mut head);
+            let left: Vec<String> =
+                head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+            match expected {
+                Ok(expected) => assert!(outcome.is_ok() && left == expected, "{fields:?}: {left:?}"),
+                Err(()) => assert!(outcome.is_err(), "{fields:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_beside_chunks_goes_and_so_does_our_cookie() {
+        let mut head = http::Response::new(()).into_parts().0;
+        for (name, value) in [
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "a=b"),
+            ("set-cookie", "access_token=evil"),
+            ("trailer", "x-sum, content-length, set-cookie, X_Forwarded_User"),
+        ] {
+            head.headers.append(name, HeaderValue::from_static(value));
+        }
+        let trailers = answered(&mut head).unwrap();
+        assert_eq!(trailers, ["x-sum"]);
+        let mut left: Vec<_> =
+            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["set-cookie=a=b", "trailer=x-sum"]);
     }
 
     #[test]

@@ -1,0 +1,639 @@
+//! Over real sockets: a client that writes bytes, a small gateway around `forward`, a backend that writes bytes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::{Access, UpstreamUrl};
+use crate::message::admit::{Edge, Scheme, admit};
+use crate::policy::{Caller, Policy, Unidentified, decide};
+use crate::telemetry::metrics::Metrics;
+
+/// Runs a test on one thread, as a worker does, and never for ever.
+fn on_a_worker(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await.expect("the test hangs") };
+    tokio::task::LocalSet::new().block_on(&runtime, limited);
+}
+
+fn config(urls: Vec<UpstreamUrl>) -> config::Upstream {
+    config::Upstream {
+        name: String::from("app"),
+        urls,
+        host: UpstreamHost::Preserve,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(30),
+        health_path: None,
+        ca_file: None,
+        forward_token: false,
+    }
+}
+
+struct Gateway {
+    port: u16,
+    health: Arc<Health>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    async fn start(config: config::Upstream, body_timeout: Duration) -> Self {
+        let (clock, metrics) = (Clock::manual(1_000), Metrics::default());
+        let all = BTreeMap::from([(String::from("app"), config)]);
+        let health = Arc::new(Health::new(&all, &clock, &metrics));
+        let names = [String::from("app")];
+        let upstreams = Rc::new(Upstreams::new(&names, &all, Arc::clone(&health), clock.clone()).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let upstreams = Rc::clone(&upstreams);
+                let service = service_fn(move |request| answer(Rc::clone(&upstreams), request, body_timeout));
+                let io = TokioIo::new(socket);
+                let mut builder = hyper::server::conn::http1::Builder::new();
+                builder.preserve_header_case(true).max_buf_size(64 * 1024);
+                tokio::task::spawn_local(builder.serve_connection(io, service).with_upgrades());
+            }
+        });
+        Self { port, health, clock, metrics }
+    }
+
+    async fn to(port: u16) -> Self {
+        Self::start(config(vec![url(port)]), Duration::from_secs(30)).await
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// The whole answer to one request on a connection of its own.
+    async fn ask(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn in_use(&self) -> bool {
+        self.health.unreachable(self.clock.instant()).is_empty()
+    }
+}
+
+type TestBody = UnsyncBoxBody<Bytes, BodyError>;
+
+async fn answer(
+    upstreams: Rc<Upstreams>,
+    mut request: Request<Incoming>,
+    body_timeout: Duration,
+) -> Result<Response<LocalBody>, std::convert::Infallible> {
+    let client = hyper::upgrade::on(&mut request);
+    let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
+    let (parts, body) = request.into_parts();
+    let admitted = admit(&parts, None, &edge).unwrap();
+    let policy = Policy { access: Access::Public, groups: Vec::new(), users: Vec::new() };
+    let pass = decide(&policy, &Caller::Anonymous(Unidentified::NoCredential)).unwrap();
+    let outgoing = Outgoing {
+        pass: &pass,
+        admitted: &admitted,
+        peer: None,
+        request_id: "id",
+        strip_prefix: "",
+        guarded: &Guarded::new(&[], false),
+        identity: &[],
+        cookie_name: "access_token",
+        own_bearer: false,
+        body_timeout,
+    };
+    let own = |status: StatusCode, text: String| {
+        let mut response = Response::new(LocalBody::Own(TestBody::new(
+            http_body_util::Full::from(text).map_err(|never| match never {}),
+        )));
+        *response.status_mut() = status;
+        response
+    };
+    Ok(match upstreams.forward(0, Request::from_parts(parts, body), &outgoing).await {
+        Ok(Answer::Response(response)) => response.map(LocalBody::Upstream),
+        Ok(Answer::Tunnel { head, upstream }) => {
+            tokio::task::spawn_local(upstream.join(client, std::future::pending()));
+            head.map(|()| LocalBody::Own(TestBody::new(http_body_util::Empty::new().map_err(|never| match never {}))))
+        }
+        Err(error) => {
+            let status = match &error {
+                Error::Unreachable { .. } | Error::Broken { .. } => StatusCode::BAD_GATEWAY,
+                Error::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+                Error::ClientBody(_) => StatusCode::BAD_REQUEST,
+                Error::ClientBodyTimedOut => StatusCode::REQUEST_TIMEOUT,
+            };
+            own(status, error.to_string())
+        }
+    })
+}
+
+enum LocalBody {
+    Own(TestBody),
+    Upstream(UpstreamBody),
+}
+
+impl http_body::Body for LocalBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Own(body) => std::pin::Pin::new(body).poll_frame(task),
+            Self::Upstream(body) => std::pin::Pin::new(body).poll_frame(task),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+fn url(port: u16) -> UpstreamUrl {
+    UpstreamUrl::Http { host: String::from("127.0.0.1"), port }
+}
+
+/// What a scripted backend saw.
+#[derive(Default)]
+struct Seen {
+    connections: Cell<usize>,
+    heads: RefCell<Vec<String>>,
+}
+
+/// A backend that runs `script` on each connection.
+async fn backend<F: Future<Output = ()> + 'static>(script: impl Fn(Wire, Rc<Seen>) -> F + 'static) -> (u16, Rc<Seen>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Rc::new(Seen::default());
+    let all = Rc::clone(&seen);
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            all.connections.set(all.connections.get() + 1);
+            tokio::task::spawn_local(script(Wire { socket, buffer: Vec::new() }, Rc::clone(&all)));
+        }
+    });
+    (port, seen)
+}
+
+struct Wire {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Wire {
+    /// Reads up to and with `end`; `None` when the other side is gone.
+    async fn until(&mut self, end: &str) -> Option<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end.as_bytes()) {
+                let taken = self.buffer.drain(..at + end.len()).collect();
+                return Some(String::from_utf8(taken).unwrap());
+            }
+            let mut piece = [0; 4096];
+            match self.socket.read(&mut piece).await {
+                Ok(count @ 1..) => self.buffer.extend_from_slice(&piece[..count]),
+                _ => return None,
+            }
+        }
+    }
+
+    async fn head(&mut self, seen: &Seen) -> Option<String> {
+        let head = self.until("\r\n\r\n").await?;
+        seen.heads.borrow_mut().push(head.clone());
+        Some(head)
+    }
+
+    async fn say(&mut self, text: &str) {
+        let _ = self.socket.write_all(text.as_bytes()).await;
+    }
+}
+
+/// A backend that gives the same bytes for every request on a connection that it keeps open.
+async fn saying(text: &'static str) -> (u16, Rc<Seen>) {
+    backend(move |mut wire, seen| async move {
+        while wire.head(&seen).await.is_some() {
+            wire.say(text).await;
+        }
+    })
+    .await
+}
+
+const GET: &str = "GET /a HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[test]
+fn a_connection_serves_one_request_after_the_other() {
+    on_a_worker(async {
+        let (port, seen) = saying(OK).await;
+        let gateway = Gateway::to(port).await;
+        for _ in 0..50 {
+            assert!(gateway.ask(GET).await.ends_with("ok"));
+        }
+        assert_eq!((seen.heads.borrow().len(), seen.connections.get()), (50, 1));
+        // What has idled too long is not used again.
+        gateway.clock.advance(Duration::from_secs(2));
+        gateway.ask(GET).await;
+        assert_eq!(seen.connections.get(), 2);
+    });
+}
+
+#[test]
+fn a_backend_that_closes_after_each_answer_fails_no_get_and_gets_no_post_twice() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            wire.head(&seen).await;
+            wire.say(OK).await;
+            // Once at once, once after a moment: both ends of the race.
+            if seen.heads.borrow().len() % 2 == 0 {
+                tokio::time::sleep(Duration::from_micros(300)).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+        for number in 0..1000 {
+            client.say("GET /a HTTP/1.1\r\nHost: gw.test\r\n\r\n").await;
+            let head = client.until("\r\n\r\n").await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200"), "request {number}: {head}");
+            client.until("ok").await.unwrap();
+        }
+        for number in 0..100 {
+            gateway.ask(GET).await;
+            let once =
+                format!("POST /p{number} HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            gateway.ask(&once).await;
+        }
+        let heads = seen.heads.borrow();
+        let mut uploads: Vec<_> = heads.iter().filter(|head| head.starts_with("POST")).collect();
+        let all = uploads.len();
+        uploads.sort();
+        uploads.dedup();
+        assert_eq!(uploads.len(), all);
+    });
+}
+
+#[test]
+fn a_post_that_met_a_closed_connection_is_not_sent_again() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while let Some(head) = wire.head(&seen).await {
+                if head.starts_with("POST") {
+                    return;
+                }
+                wire.say(OK).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        gateway.ask(GET).await;
+        let answer =
+            gateway.ask("POST /p HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert_eq!(seen.heads.borrow().iter().filter(|head| head.starts_with("POST")).count(), 1);
+    });
+}
+
+#[test]
+fn a_get_keeps_its_body_and_a_length_is_written_anew() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            let head = wire.head(&seen).await.unwrap();
+            let body = wire.until(if head.contains("chunked") { "0\r\n\r\n" } else { "hello" }).await.unwrap();
+            seen.heads.borrow_mut().push(body);
+            wire.say(OK).await;
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let close = "Host: gw.test\r\nConnection: close\r\n";
+        for method in ["GET", "DELETE", "POST"] {
+            let request =
+                format!("{method} /a HTTP/1.1\r\n{close}Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\n\r\n");
+            assert!(gateway.ask(&request).await.ends_with("ok"));
+            let recorded = seen.heads.take();
+            let (head, body) = (recorded[0].to_lowercase(), &recorded[1]);
+            assert_eq!(head.matches("transfer-encoding: chunked\r\n").count(), 1, "{head}");
+            assert!(!head.contains("content-length"), "{head}");
+            assert_eq!(body, "5\r\nhello\r\n0\r\n\r\n");
+            let request = format!("{method} /a HTTP/1.1\r\n{close}Content-Length: 005\r\n\r\nhello");
+            assert!(gateway.ask(&request).await.ends_with("ok"));
+            let head = seen.heads.take().remove(0);
+            assert!(head.contains("Content-Length: 5\r\n") && !head.contains("chunked"), "{head}");
+        }
+    });
+}
+
+#[test]
+fn answers_that_can_be_read_two_ways_are_no_answers() {
+    on_a_worker(async {
+        for bad in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: a\r\n b\r\n\r\nok",
+            "HTTP/1.1 OK\r\n\r\n",
+            "SSH-2.0-something\r\n",
+        ] {
+            let (port, _) = saying(bad).await;
+            let answer = Gateway::to(port).await.ask(GET).await;
+            assert!(answer.starts_with("HTTP/1.1 502"), "{bad:?}: {answer}");
+        }
+        // For HEAD the codec doesn't look at the length.
+        let head = GET.replace("GET", "HEAD");
+        let (port, _) = saying("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n").await;
+        assert!(Gateway::to(port).await.ask(&head).await.starts_with("HTTP/1.1 502"));
+        let (port, _) = saying("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 7\r\n\r\n").await;
+        let answer = Gateway::to(port).await.ask(&head).await;
+        assert!(answer.matches("ontent-").count() == 1 && answer.contains("ength: 7"), "{answer}");
+    });
+}
+
+#[test]
+fn each_framing_of_an_answer_arrives_whole_and_a_cut_one_looks_cut() {
+    on_a_worker(async {
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        let (port, _) = saying(both).await;
+        let answer = Gateway::to(port).await.ask(GET).await;
+        assert!(!answer.to_lowercase().contains("content-length"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "{answer}");
+
+        for (text, end) in [
+            ("HTTP/1.0 200 OK\r\n\r\nuntil the end", "\r\nD\r\nuntil the end\r\n0\r\n\r\n"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", "\r\n\r\nok"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "\r\n2\r\nok\r\n"),
+        ] {
+            let (port, _) = backend(move |mut wire, seen| async move {
+                wire.head(&seen).await;
+                wire.say(text).await;
+            })
+            .await;
+            let answer = Gateway::to(port).await.ask(GET).await;
+            assert!(answer.ends_with(end), "{text:?}: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_before_the_end_of_an_upload_arrives_though_the_backend_hangs_up() {
+    on_a_worker(async {
+        // Closes with most of the upload unread, so that the kernel resets the connection.
+        let (port, _) = backend(|mut wire, seen| async move {
+            wire.head(&seen).await;
+            wire.say("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").await;
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        for _ in 0..100 {
+            let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+            client.say("POST /a HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 100000000\r\n\r\n").await;
+            let (mut reads, mut writes) = client.socket.split();
+            let upload = async {
+                let piece = vec![0; 64 * 1024];
+                while writes.write_all(&piece).await.is_ok() {}
+                std::future::pending::<()>().await;
+            };
+            let mut head = [0; 12];
+            tokio::select! {
+                read = reads.read_exact(&mut head) => { read.unwrap(); }
+                () = upload => {}
+            }
+            assert_eq!(std::str::from_utf8(&head).unwrap(), "HTTP/1.1 413");
+        }
+        assert!(gateway.in_use());
+    });
+}
+
+#[test]
+fn a_client_that_stalls_is_told_so_and_is_not_the_backends_failure() {
+    on_a_worker(async {
+        let (port, _) = backend(|mut wire, seen| async move {
+            wire.head(&seen).await;
+            wire.until("never").await;
+        })
+        .await;
+        let patient = config::Upstream { response_timeout: Duration::from_millis(20), ..config(vec![url(port)]) };
+        let gateway = Gateway::start(patient, Duration::from_millis(200)).await;
+        for _ in 0..4 {
+            let request = "POST /a HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 10\r\n\r\n12";
+            let answer = gateway.ask(request).await;
+            assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+            let request = "POST /a HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+            assert!(gateway.ask(request).await.starts_with("HTTP/1.1 400"));
+        }
+        assert!(gateway.in_use(), "clients put a backend out of use");
+        // A whole request that gets no answer is.
+        for _ in 0..3 {
+            assert!(gateway.ask(GET).await.starts_with("HTTP/1.1 504"));
+        }
+        assert!(!gateway.in_use());
+    });
+}
+
+#[test]
+fn after_its_rest_one_request_alone_tries_a_url() {
+    let clock = Clock::manual(1_000);
+    let all = BTreeMap::from([(String::from("app"), config(vec![url(1), url(2)]))]);
+    let health = Health::new(&all, &clock, &Metrics::default());
+    let state = &health.urls("app")[0];
+    let limit = Duration::from_secs(5);
+    let now = || health.millis(clock.instant());
+    assert!(!state.begin_trial(now(), limit), "in use");
+    for _ in 0..3 {
+        state.failed(now());
+    }
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "resting");
+    clock.advance(Duration::from_secs(1));
+    assert!(state.begin_trial(now(), limit));
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "another is trying");
+    // One failure is enough now, and the rest is longer.
+    state.failed(now());
+    clock.advance(Duration::from_millis(1_999));
+    assert!(!state.begin_trial(now(), limit));
+    clock.advance(Duration::from_millis(1));
+    assert!(state.begin_trial(now(), limit));
+    // The client left: somebody else may.
+    clock.advance(Duration::from_secs(6));
+    assert!(state.begin_trial(now(), limit));
+    state.succeeded();
+    assert!(state.is_in_use(now()) && !state.begin_trial(now(), limit));
+}
+
+#[test]
+fn a_url_is_left_out_when_it_fails_and_nothing_is_lost_by_it() {
+    on_a_worker(async {
+        let (alive, seen) = saying(OK).await;
+        // Bound and never accepted from is not refused; a closed port is.
+        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let gateway = Gateway::start(config(vec![url(dead), url(alive)]), Duration::from_secs(30)).await;
+        for _ in 0..10 {
+            let once = "POST /p HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
+            assert!(gateway.ask(once).await.ends_with("ok"));
+        }
+        assert_eq!(seen.heads.borrow().len(), 10);
+        let line = format!("doorward_upstream_errors_total{{upstream=\"app\",url=\"http://127.0.0.1:{dead}\"}} 3");
+        assert!(gateway.metrics.text().contains(&line), "{}", gateway.metrics.text());
+    });
+}
+
+#[test]
+fn bytes_right_behind_the_101_are_part_of_the_tunnel() {
+    on_a_worker(async {
+        let (port, _) = backend(|mut wire, seen| async move {
+            let head = wire.head(&seen).await.unwrap().to_lowercase();
+            assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+            wire.say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nSet-Cookie: access_token=x\r\n\r\nfirst").await;
+            if let Some(line) = wire.until("\n").await {
+                wire.say(&line.to_uppercase()).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+        // The client's own first bytes come before the backend has agreed, too.
+        client
+            .say("GET /ws HTTP/1.1\r\nHost: gw.test\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nhello\n")
+            .await;
+        let head = client.until("\r\n\r\n").await.unwrap().to_lowercase();
+        assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{head}");
+        assert!(!head.contains("set-cookie"), "{head}");
+        assert_eq!(client.until("HELLO\n").await.unwrap(), "firstHELLO\n");
+        // The backend has hung up; so does the gateway, once the client has.
+        client.socket.shutdown().await.unwrap();
+        assert_eq!(client.until("more").await, None);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            wire.head(&seen).await;
+            let _ = wire.until("never").await;
+            seen.heads.borrow_mut().push(String::from("gone"));
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+        client.say("GET /a HTTP/1.1\r\nHost: gw.test\r\n\r\n").await;
+        while seen.heads.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop(client);
+        while seen.heads.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn https_is_trusted_by_its_authority_and_name_alone() {
+    on_a_worker(async {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        // A self-signed certificate, which is its own authority.
+        let certificate = |name: &str, host: &str| {
+            let settings = format!(
+                "[req]\ndistinguished_name = dn\nx509_extensions = ext\nprompt = no\n[dn]\nCN = {name}\n\
+                 [ext]\nsubjectAltName = DNS:{host}\nbasicConstraints = critical, CA:FALSE\n"
+            );
+            std::fs::write(file("settings"), settings).unwrap();
+            let made = std::process::Command::new("openssl")
+                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+                .args(["-config", &file("settings"), "-keyout", &file(&format!("{name}.key"))])
+                .args(["-out", &file(&format!("{name}.crt"))])
+                .output()
+                .expect("the openssl command is needed");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        };
+        certificate("right", "localhost");
+        certificate("other", "other.test");
+        for (served, trusted, status) in
+            [("right", "right", "200"), ("right", "other", "502"), ("other", "other", "502")]
+        {
+            let port = tls_backend(&file(&format!("{served}.crt")), &file(&format!("{served}.key"))).await;
+            let urls = vec![UpstreamUrl::Https { host: String::from("localhost"), port }];
+            let ca_file = Some(file(&format!("{trusted}.crt")).into());
+            let gateway = Gateway::start(config::Upstream { ca_file, ..config(urls) }, Duration::from_secs(30)).await;
+            for _ in 0..3 {
+                let answer = gateway.ask(GET).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{served} {trusted}: {answer}");
+            }
+        }
+        // A backend that speaks no TLS is not spoken to without it.
+        let (port, seen) = saying(OK).await;
+        let urls = vec![UpstreamUrl::Https { host: String::from("localhost"), port }];
+        let ca_file = Some(file("right.crt").into());
+        let gateway = Gateway::start(
+            config::Upstream { ca_file, connect_timeout: Duration::from_millis(200), ..config(urls) },
+            Duration::from_secs(30),
+        )
+        .await;
+        assert!(gateway.ask(GET).await.starts_with("HTTP/1.1 502"));
+        assert!(seen.heads.borrow().is_empty());
+    });
+}
+
+/// Speaks TLS on `localhost`, with ALPN, and answers every request with `ok`.
+async fn tls_backend(certificate: &str, key: &str) -> u16 {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(socket).await else { continue };
+            tokio::task::spawn_local(async move {
+                assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+                assert_eq!(stream.get_ref().1.server_name(), Some("localhost"));
+                let mut piece = [0; 4096];
+                while let Ok(1..) = stream.read(&mut piece).await {
+                    let _ = stream.write_all(OK.as_bytes()).await;
+                }
+            });
+        }
+    });
+    port
+}
