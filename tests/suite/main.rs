@@ -27,6 +27,7 @@
 mod support;
 
 mod check;
+mod command_line;
 mod cookies;
 mod durability;
 
@@ -39,6 +40,7 @@ mod logs;
 mod operation;
 mod paths;
 mod peers;
+mod quick_start;
 mod redirects;
 mod renewal;
 mod revocation;
