@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::gateway::{Finished, run, write_private};
 use crate::support::token::{altered, now, parts};
+use crate::support::turn::Turn;
 use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream};
 
 /// The keys of an object, sorted.
@@ -46,6 +47,7 @@ fn names(gateway: &Gateway) -> Vec<String> {
 
 #[test]
 fn check_config_names_every_mistake_with_its_line() {
+    let _turn = Turn::shared();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     let open_secret = folder.path().join("open-secret");
@@ -127,6 +129,7 @@ fn check_config_runs_the_policy_tests() {
 
 #[test]
 fn a_missing_configuration_ends_with_2() {
+    let _turn = Turn::shared();
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("absent.toml");
     let missing = missing.to_str().unwrap();
@@ -151,6 +154,7 @@ fn a_missing_configuration_ends_with_2() {
 
 #[test]
 fn help_and_version_are_at_every_level_and_an_unknown_word_ends_with_2() {
+    let _turn = Turn::shared();
     let levels: &[&[&str]] = &[
         &[],
         &["protect"],
@@ -208,6 +212,7 @@ fn help_and_version_are_at_every_level_and_an_unknown_word_ends_with_2() {
 
 #[test]
 fn completions_and_the_manual_name_the_commands() {
+    let _turn = Turn::shared();
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).expect(0).stdout;
         for word in ["protect", "check-config", "explain", "set-groups", "revoke", "rotate", "restore"] {
