@@ -19,20 +19,18 @@ struct Running {
     address: SocketAddr,
     stdout: PathBuf,
     stderr: PathBuf,
-    _turn: Turn,
 }
 
 impl Running {
     /// Starts it on a port and waits until it says how to log in. What it writes goes into `notes`.
     fn start(arguments: &[&str], port: u16, notes: &Path) -> Self {
-        let turn = Turn::shared();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let (stdout, stderr) = (notes.join("stdout"), notes.join("stderr"));
         let listen = address.to_string();
         let mut command = program(&[arguments, &["--listen", &listen]].concat());
         command.env("TMPDIR", notes).current_dir(notes);
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
-        let mut running = Self { child: command.spawn().unwrap(), address, stdout, stderr, _turn: turn };
+        let mut running = Self { child: command.spawn().unwrap(), address, stdout, stderr };
         wait::until("the words for the person at the terminal", || {
             if let Some(status) = running.child.try_wait().unwrap() {
                 panic!("it ended with {status}:\n{}", running.stderr());
@@ -118,6 +116,7 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn protect_needs_nothing_but_a_url() {
+    let _turn = Turn::shared();
     let upstream = Upstream::plain();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -179,6 +178,7 @@ fn protect_needs_nothing_but_a_url() {
 
 #[test]
 fn a_file_that_somebody_changed_is_left_alone() {
+    let _turn = Turn::shared();
     let upstream = Upstream::plain();
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
@@ -205,7 +205,6 @@ fn a_file_that_somebody_changed_is_left_alone() {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         stdout: folder.path().join("stdout"),
         stderr: folder.path().join("stderr"),
-        _turn: Turn::shared(),
     };
     wait::until("the server", || {
         assert!(running.child.try_wait().unwrap().is_none(), "it ended");
@@ -217,6 +216,7 @@ fn a_file_that_somebody_changed_is_left_alone() {
 
 #[test]
 fn protect_without_a_folder_makes_one_here() {
+    let _turn = Turn::shared();
     let upstream = Upstream::plain();
     let folder = tempfile::tempdir().unwrap();
     let running = Running::start(&["protect", &upstream.url], free_port(), folder.path());
@@ -227,6 +227,7 @@ fn protect_without_a_folder_makes_one_here() {
 
 #[test]
 fn protect_refuses_what_it_can_not_use() {
+    let _turn = Turn::shared();
     let folder = tempfile::tempdir().unwrap();
     let listen = format!("127.0.0.1:{}", free_port());
     for url in ["ftp://127.0.0.1/", "not a url", "", "http://"] {
@@ -241,6 +242,7 @@ fn protect_refuses_what_it_can_not_use() {
 
 #[test]
 fn the_demo_greets_by_name_and_leaves_nothing_behind() {
+    let _turn = Turn::shared();
     let folder = tempfile::tempdir().unwrap();
     let running = Running::start(&["demo"], free_port(), folder.path());
     let left = || -> Vec<String> {
