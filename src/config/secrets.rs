@@ -106,7 +106,11 @@ fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
 fn is_group_of_process(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let process = rustix::process::geteuid().as_raw();
-    metadata.uid() == 0 && process != 0 && metadata.gid() != 0
+    let is_ours = |group: rustix::process::Gid| group.as_raw() == metadata.gid();
+    metadata.uid() == 0
+        && process != 0
+        && (is_ours(rustix::process::getegid())
+            || rustix::process::getgroups().is_ok_and(|groups| groups.into_iter().any(is_ours)))
 }
 
 fn material(origin: String, algorithm: Algorithm, bytes: Secret<Vec<u8>>) -> Result<KeyMaterial, String> {

@@ -67,17 +67,17 @@ impl Streams {
     /// Looks at every open stream whenever the log has grown, and once a second for those whose time is up.
     pub(super) async fn watch(&self, shared: &Shared) {
         const LOOK: Duration = Duration::from_millis(500);
-        let mut seen = None;
         loop {
             let epoch = shared.revocations().epoch();
-            self.close_those_that_are_over(shared, seen != Some(epoch));
-            seen = Some(epoch);
+            self.close_those_that_are_over(shared);
             // A time-out is the once-in-a-while look.
             let _ = tokio::time::timeout(LOOK, shared.revocations().changed(epoch)).await;
         }
     }
 
-    fn close_those_that_are_over(&self, shared: &Shared, log_has_grown: bool) {
+    /// Every open stream is looked at each time, not only when the log has grown: one that was entered a moment after its
+    /// revocation would be missed for good.
+    fn close_those_that_are_over(&self, shared: &Shared) {
         let open = self.open.borrow();
         if open.is_empty() {
             return;
@@ -86,7 +86,7 @@ impl Streams {
         let limit = shared.live().config.token.max_lifetime.as_secs();
         for stream in open.values() {
             let outlived = limit != 0 && now >= stream.verified.auth_time.saturating_add(limit);
-            let revoked = log_has_grown && shared.revocations().standing(&stream.verified) == Standing::Revoked;
+            let revoked = shared.revocations().standing(&stream.verified) == Standing::Revoked;
             if outlived || revoked {
                 stream.end.over.set(true);
                 if let Some(waker) = stream.end.waker.borrow_mut().take() {
