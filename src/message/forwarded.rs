@@ -17,19 +17,23 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_REQUEST_ID: usize = 128;
 
 /// The request's id: the trusted proxy's, when it is sane (one, visible ASCII, at most 128 bytes), else the fresh one.
+/// Visible ASCII in either case.
 #[must_use]
-pub fn request_id(headers: &HeaderMap, peer_trusted: bool, fresh: impl FnOnce() -> String) -> String {
+pub fn request_id(headers: &HeaderMap, peer_trusted: bool, fresh: impl FnOnce() -> HeaderValue) -> HeaderValue {
     let sane = |value: &&HeaderValue| {
         (1..=LONGEST_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
+    if !peer_trusted {
+        return fresh();
+    }
     let mut given = headers.get_all(REQUEST_ID).iter();
-    let first = given.next().filter(|_| peer_trusted && given.next().is_none()).filter(sane);
-    first.and_then(|value| value.to_str().ok()).map_or_else(fresh, str::to_owned)
+    let first = given.next().filter(|_| given.next().is_none()).filter(sane);
+    first.cloned().unwrap_or_else(fresh)
 }
 
 /// Sets the forwarding headers for the upstream. `peer`: the socket's other end. Comes before `identity::set`, because
 /// what an untrusted peer sent under `X-Forwarded-` is removed here whatever it says.
-pub fn set(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &str) {
+pub fn set(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &HeaderValue) {
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
     if admitted.peer_trusted {
         extend(headers, &FOR, &peer.to_string());
@@ -47,7 +51,7 @@ pub fn set(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, r
     }
     headers.insert(PROTO, HeaderValue::from_static(admitted.scheme.as_str()));
     insert(headers, REAL_IP, &admitted.client.to_string());
-    insert(headers, REQUEST_ID, request_id);
+    headers.insert(REQUEST_ID, request_id.clone());
 }
 
 /// One trusted `X-Forwarded-Host` that names a host, so that the backend can build links to it.
@@ -102,7 +106,7 @@ mod tests {
         let mut parts = request.body(()).unwrap().into_parts().0;
         let peer = peer.parse().ok();
         let admitted = admit(&parts, peer, &edge).unwrap();
-        set(&mut parts.headers, &admitted, peer, "id-1");
+        set(&mut parts.headers, &admitted, peer, &HeaderValue::from_static("id-1"));
         parts.headers
     }
 
@@ -160,7 +164,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
-            let id = request_id(&headers, trusted, || String::from("fresh"));
+            let id = request_id(&headers, trusted, || HeaderValue::from_static("fresh"));
             assert_eq!(id, if taken { value } else { "fresh" });
         }
     }

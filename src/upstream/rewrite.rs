@@ -183,7 +183,7 @@ mod tests {
             pass: &decide(&policy, &Caller::Anonymous(Unidentified::NoCredential)).unwrap(),
             admitted: &admit(&request, None, &edge).unwrap(),
             peer: None,
-            request_id: "id",
+            request_id: &HeaderValue::from_static("id"),
             strip_prefix: "",
             guarded: &Guarded::new(&[], false),
             identity: &[],
