@@ -7,10 +7,9 @@ use serde_json::json;
 
 use super::load::rank_test;
 use crate::support::gateway::hash;
-use crate::support::hostile::tried;
 use crate::support::token;
 use crate::support::turn::Turn;
-use crate::support::{Builder, Gateway, PASSWORD, Request, Response, SECRET, Upstream, wait};
+use crate::support::{Builder, Gateway, PASSWORD, Request, Response, SECRET, Upstream, cases, wait};
 
 const WRONG: &str = "wrong horse 7 battery";
 
@@ -52,7 +51,7 @@ fn nobody_gets_a_fresh_throttle_by_another_address_of_his_network() {
         assert_eq!(from(elsewhere, PASSWORD), 200, "{elsewhere} is locked out by somebody else's guesses");
         count += 5;
     }
-    tried(count, "addresses to guess from");
+    cases::tried("addresses to guess from", count);
 }
 
 #[test]
@@ -77,7 +76,7 @@ fn no_header_of_a_stranger_and_no_spelling_of_a_name_gives_another_try() {
         // Whoever is logged in notices nothing.
         gateway.get_with("/", &token).expect(200);
     }
-    tried(count, "ways to look like another client or name");
+    cases::tried("ways to look like another client or name", count);
 }
 
 #[test]
@@ -119,7 +118,7 @@ fn every_place_that_takes_a_password_counts_in_the_same_throttle() {
     }
     // And nothing was changed on the way.
     gateway.get_with("/check", &token).expect(200);
-    tried(8, "places to guess at");
+    cases::tried("places to guess at", 8);
 }
 
 #[test]
@@ -150,7 +149,7 @@ fn guesses_at_once_are_not_more_than_the_limit_and_one_for_each_hashing_thread()
     assert!(statuses.iter().all(|status| matches!(status, 401 | 429 | 503)), "{statuses:?}");
     assert!((1..=3 + threads).contains(&checked), "{checked} guesses were checked");
     gateway.send(&login("kim", PASSWORD)).expect(429);
-    tried(50, "guesses at once");
+    cases::tried("guesses at once", 50);
 }
 
 #[test]
@@ -270,7 +269,7 @@ fn nothing_is_changed_on_another_sites_behalf() {
     }
     gateway.get_with("/check", &token).expect(200);
     gateway.login("kim");
-    tried(count, "changes sent from elsewhere");
+    cases::tried("changes sent from elsewhere", count);
 }
 
 #[test]
@@ -354,7 +353,7 @@ fn a_body_that_is_not_plainly_right_changes_nothing_and_gets_a_4xx() {
     gateway.get_with("/check", &token).expect(200);
     gateway.login("kim");
     assert_eq!(upstream.count(), 0);
-    tried(count, "bodies");
+    cases::tried("bodies", count);
 }
 
 /// Names that have broken some program somewhere.
@@ -494,7 +493,7 @@ fn no_name_however_odd_gets_more_than_a_refusal_or_leaves_its_line_of_the_log() 
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(!line.chars().any(|sign| sign.is_control() || ('\u{202a}'..='\u{202e}').contains(&sign)), "{line:?}");
     }
-    tried(count, "names");
+    cases::tried("names", count);
 }
 
 #[test]
@@ -507,7 +506,7 @@ fn only_the_very_password_is_right() {
     let wide = "비밀번호".repeat(16);
     let decomposed: String = "caf\u{e9} caf\u{e9} caf\u{e9}".replace('\u{e9}', "e\u{301}");
     for (name, password) in [
-        ("narrow", String::from("x7".repeat(36))),
+        ("narrow", "x7".repeat(36)),
         ("wide", wide),
         ("spaced", String::from(" leading and trailing ")),
         ("composed", String::from("caf\u{e9} caf\u{e9} caf\u{e9}")),
@@ -543,7 +542,7 @@ fn only_the_very_password_is_right() {
         assert_eq!(connection.send(&login("narrow", &"x7".repeat(huge / 2 + 1))).status, 401);
         count += 1;
     }
-    tried(count, "passwords that are nearly right");
+    cases::tried("passwords that are nearly right", count);
 }
 
 /// What turns text into something else in some language or other.
@@ -692,7 +691,7 @@ fn no_text_becomes_structure_on_any_page() {
         assert!(html.contains(&escaped(payload)), "{payload} is not shown as it is");
         count += 1;
     }
-    tried(count, "texts on pages");
+    cases::tried("texts on pages", count);
 }
 
 #[test]
@@ -907,7 +906,7 @@ fn no_redirect_leads_to_another_host_however_it_is_spelt() {
         assert!(location.is_none_or(|location| location == "/"), "{query:.40}");
         count += 1;
     }
-    tried(count, "redirect targets");
+    cases::tried("redirect targets", count);
 }
 
 /// How likely two samples whose medians are so far apart come from the same source: the share of random regroupings
@@ -1022,5 +1021,16 @@ fn the_cookie_that_came_with_a_login_is_never_promoted() {
             gateway.get_with("/check", cookie).expect(401);
         }
         gateway.get_with("/check", &fresh).expect(200);
+    }
+}
+
+#[test]
+fn a_scripts_token_beside_a_login_stays() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream).user("lee", &[]).start();
+    let script = gateway.command(&["token", "issue", "kim"]).expect(0).stdout.trim().to_owned();
+    for name in ["kim", "lee"] {
+        gateway.send(&login(name, PASSWORD).bearer(&script)).expect(200);
+        gateway.send(&Request::get("/check").bearer(&script)).expect(200);
     }
 }

@@ -8,9 +8,8 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::support::gateway::{PROGRAM, run_with_input};
-use crate::support::hostile::tried;
 use crate::support::token::{self, DAY};
-use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream};
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream, cases};
 
 #[test]
 fn a_refusal_of_ours_carries_no_renewed_cookie() {
@@ -243,7 +242,7 @@ fn no_header_opens_a_route_or_names_a_person() {
         }
     }
     assert_eq!(upstream.count(), 0);
-    tried(count, "headers that would open a route");
+    cases::tried("headers that would open a route", count);
 }
 
 #[test]

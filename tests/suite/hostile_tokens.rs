@@ -4,23 +4,25 @@
 //! and the places.
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::peers::node;
 use crate::support::gateway::write_private;
-use crate::support::hostile::tried;
 use crate::support::token::{self, DAY};
-use crate::support::{Builder, Connection, Gateway, PASSWORD, Request, SECRET, Upstream};
+use crate::support::{Builder, Connection, Gateway, PASSWORD, Request, SECRET, Upstream, cases};
 
 /// Runs the jobs of `tests/peers/forge.js`.
 fn forge(jobs: &Value) -> Vec<Value> {
-    let mut child =
-        node("peers/forge.js").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", tests.join(".cache/npm/node_modules")).arg(tests.join("peers/forge.js"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(jobs.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -193,7 +195,7 @@ fn no_form_of_the_public_key_is_a_secret_and_no_other_key_or_algorithm_signs_for
         assert_eq!(upstream.count(), 0);
         count += shown.count;
     }
-    tried(count, "tokens signed with what is no key of ours");
+    cases::tried("tokens signed with what is no key of ours", count);
 }
 
 #[test]
@@ -256,7 +258,7 @@ fn none_is_no_algorithm_in_any_spelling() {
         }
     }
     assert_eq!(upstream.count(), 0);
-    tried(shown.count, "spellings of no algorithm");
+    cases::tried("spellings of no algorithm", shown.count);
 }
 
 #[test]
@@ -348,7 +350,7 @@ fn nothing_in_a_header_leads_anywhere() {
     }
     assert_eq!((canary.connections(), canary.count()), (0, 0), "somebody followed a URL in a token");
     assert_eq!(upstream.count(), 0);
-    tried(shown.count, "headers that point somewhere");
+    cases::tried("headers that point somewhere", shown.count);
 }
 
 #[test]
@@ -451,7 +453,7 @@ fn every_odd_time_is_refused() {
         }
     }
     assert_eq!(upstream.count(), 0);
-    tried(shown.count, "odd times");
+    cases::tried("odd times", shown.count);
 }
 
 #[test]
@@ -526,7 +528,7 @@ fn a_token_has_one_spelling_and_three_parts() {
         shown.refused(&format!("{other:.60}"), &other);
     }
     assert_eq!(upstream.count(), 0);
-    tried(shown.count, "spellings of a good token");
+    cases::tried("spellings of a good token", shown.count);
 }
 
 #[test]
@@ -560,7 +562,7 @@ fn a_remembered_token_vouches_for_nothing_but_itself() {
     );
     shown.refused("another payload with a remembered signature", &forged);
     shown.accepted("the control", &ours);
-    tried(shown.count, "tokens that differ in one bit from a remembered one");
+    cases::tried("tokens that differ in one bit from a remembered one", shown.count);
 }
 
 #[test]
@@ -649,7 +651,7 @@ fn what_was_made_for_another_purpose_is_no_login() {
         assert_eq!(gateway.send(&request).status, 401, "{:?}", request.fields.last().map(|(name, _)| name));
     }
     assert_eq!(upstream.count(), 0);
-    tried(shown.count, "tokens of other kinds");
+    cases::tried("tokens of other kinds", shown.count);
 }
 
 #[test]
@@ -719,7 +721,7 @@ fn of_several_cookies_only_one_person_counts_in_every_order_and_place() {
         count += 1;
         assert_eq!(shown.status(&Request::get("/check").field("Cookie", &crumbs.join("; "))), 401);
     }
-    tried(count, "arrangements of several cookies");
+    cases::tried("arrangements of several cookies", count);
 }
 
 #[test]
@@ -740,7 +742,7 @@ fn a_quoted_or_enclosed_token_is_no_login_and_reaches_no_backend() {
         format!("a=\"; access_token={token}; b=\"\""),
         format!("access_token=\\{token}"),
         format!("access_token={}", token.replace('.', "%2e")),
-        format!("access_token={},x", token),
+        format!("access_token={token},x"),
         format!("access_token[]={token}"),
         format!("access_token[0]={token}"),
         format!("access.token={token}"),
@@ -784,7 +786,7 @@ fn a_quoted_or_enclosed_token_is_no_login_and_reaches_no_backend() {
         let seen = upstream.last().head.all("cookie").join("; ");
         assert!(!readers_see_it(&seen), "{cookie:.60} became {seen:.60}");
     }
-    tried(count, "cookies that some reader reads otherwise");
+    cases::tried("cookies that some reader reads otherwise", count);
 }
 
 #[test]

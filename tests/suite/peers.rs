@@ -17,7 +17,7 @@ use crate::support::wire::Wire;
 use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Then, Upstream, reply, wait};
 
 /// A file of `tests/`; fails where `tests/run` has not put it yet.
-pub(crate) fn of_tests(path: &str) -> PathBuf {
+fn of_tests(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
     assert!(path.exists(), "{} is not there: run tests/run, which installs it", path.display());
     path
@@ -27,7 +27,7 @@ fn python() -> Command {
     Command::new(of_tests(".cache/venv/bin/python"))
 }
 
-pub(crate) fn node(script: &str) -> Command {
+fn node(script: &str) -> Command {
     let mut command = Command::new("node");
     command.env("NODE_PATH", of_tests(".cache/npm/node_modules")).arg(of_tests(script));
     command
