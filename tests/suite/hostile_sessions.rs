@@ -158,8 +158,18 @@ fn every_endpoint_of_ours_knows_who_may_come() {
         Request::new("PUT", "/account/password"),
     ] {
         for request in [request.clone(), request.clone().cookie(&expired), request.cookie("nonsense")] {
-            assert_eq!(gateway.send(&request).status, 401, "{} {}", request.method, request.target);
+            let answer = gateway.send(&request);
+            assert_eq!(answer.status, 401, "{} {}", request.method, request.target);
+            assert!(answer.field("www-authenticate").is_some_and(|challenge| challenge.starts_with("Bearer ")));
         }
+    }
+    // Also where the password is wrong, for a program and for a person.
+    let wrong = [("username", "kim"), ("password", "wrong horse 7 battery")];
+    for request in [
+        Request::post("/login").form(&wrong),
+        Request::post("/login").json(&json!({"username": "kim", "password": "x"})),
+    ] {
+        assert!(gateway.send(&request).expect(401).field("www-authenticate").is_some());
     }
     gateway.login("kim");
     assert_eq!(upstream.count(), 0);
