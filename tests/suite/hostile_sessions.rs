@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 
 use crate::support::gateway::{PROGRAM, run_with_input};
 use crate::support::token::{self, DAY};
-use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream, cases};
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream, cases, reply};
 
 #[test]
 fn a_refusal_of_ours_carries_no_renewed_cookie() {
@@ -253,6 +254,28 @@ fn no_header_opens_a_route_or_names_a_person() {
     }
     assert_eq!(upstream.count(), 0);
     cases::tried("headers that would open a route", count);
+}
+
+#[test]
+fn an_answer_that_came_after_the_logout_is_for_nobody() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let upstream = Upstream::start(move |_, wire| {
+        // The backend is still at it while the session ends.
+        let _ = held.lock().unwrap().recv();
+        reply(wire, 200, &[], b"for kim only")
+    });
+    let gateway = Builder::guarding(&upstream).start();
+    let token = gateway.login("kim");
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| gateway.get_with("/report", &token));
+        upstream.wait_for(1);
+        gateway.send(&Request::post("/logout").cookie(&token)).expect(204);
+        release.send(()).unwrap();
+        asked.join().unwrap()
+    });
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert!(!answer.text().contains("for kim only"));
 }
 
 #[test]

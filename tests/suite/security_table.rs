@@ -36,7 +36,7 @@ pub(crate) fn sources() -> BTreeMap<String, String> {
 
 /// The source before its unit tests.
 pub(crate) fn without_tests(source: &str) -> &str {
-    let starts = ["mod tests", "pub(crate) mod tests", "#[path"];
+    let starts = ["mod tests {", "pub(crate) mod tests {", "#[path"];
     let ends = starts.iter().filter_map(|start| source.find(&format!("\n#[cfg(test)]\n{start}")));
     &source[..ends.min().unwrap_or(source.len())]
 }
