@@ -125,7 +125,8 @@ fn every_place_that_takes_a_password_counts_in_the_same_throttle() {
 fn guesses_at_once_are_not_more_than_the_limit_and_one_for_each_hashing_thread() {
     let upstream = Upstream::plain();
     let gateway = Builder::guarding(&upstream).set("login.max_attempts", "3").set("login.bcrypt_cost", "8").start();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // One core is left to the requests. Each thread looks before its work, so only those at work can be too many.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1);
     let barrier = Barrier::new(50);
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let guesses: Vec<_> = (0..50)
@@ -147,7 +148,7 @@ fn guesses_at_once_are_not_more_than_the_limit_and_one_for_each_hashing_thread()
     });
     let checked = statuses.iter().filter(|status| **status == 401).count();
     assert!(statuses.iter().all(|status| matches!(status, 401 | 429 | 503)), "{statuses:?}");
-    assert!((1..=3 + threads).contains(&checked), "{checked} guesses were checked");
+    assert!((1..=2 + threads).contains(&checked), "{checked} guesses were checked");
     gateway.send(&login("kim", PASSWORD)).expect(429);
     cases::tried("guesses at once", 50);
 }
