@@ -8,7 +8,7 @@ use std::sync::{Mutex, mpsc};
 
 use serde_json::json;
 
-use crate::support::gateway::{PROGRAM, run_with_input};
+use crate::support::gateway::{Finished, PROGRAM, run_with_input};
 use crate::support::token::{self, DAY};
 use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream, cases, reply};
 
@@ -366,4 +366,28 @@ fn no_password_is_taken_from_an_argument() {
         assert!(finished.stdout.is_empty(), "{}", finished.stdout);
     }
     assert_eq!(gateway.command(&["user", "list", "--json"]).expect(0).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_password_that_is_typed_is_asked_twice_and_never_shown() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream).start();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let typed = |first: &str, second: &str, arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg(tests.join("peers/terminal.py"));
+        command.args([format!("Password: ={first}"), format!("Again: ={second}")]).args(["--", PROGRAM]);
+        command.args(arguments).args(["--config", gateway.config.to_str().unwrap()]).env_remove("JWT_SECRET");
+        Finished::of(command.output().unwrap())
+    };
+    let (right, other) = ("entirely new 9 words", "entirely new 8 words");
+    let added = typed(right, right, &["user", "add", "typist"]).expect(0);
+    let refused = typed(right, other, &["user", "set-password", "typist"]).expect(1);
+    for finished in [&added, &refused] {
+        let shown = format!("{}{}", finished.stdout, finished.stderr);
+        assert!(shown.contains("Password: ") && shown.contains("Again: "), "{shown:?}");
+        assert!(!shown.contains("9 words") && !shown.contains("8 words"), "{shown:?}");
+    }
+    gateway.try_login("typist", right).expect(200);
+    gateway.try_login("typist", other).expect(401);
 }
