@@ -958,7 +958,7 @@ fn the_time_of_a_refusal_says_neither_that_an_account_is_disabled_nor_how_its_pa
     const SAMPLES: usize = 40;
     let _turn = Turn::alone();
     let upstream = Upstream::plain();
-    let cost = 9;
+    let cost = 8;
     let of_cost = |cost| bcrypt::hash(PASSWORD, cost).unwrap();
     let gateway = Builder::guarding(&upstream)
         .set("login.bcrypt_cost", &cost.to_string())
