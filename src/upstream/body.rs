@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::BodyError;
 use super::pool::Lease;
+use crate::message::forwarded;
 
 /// What went wrong with the client's body, and how far it has come. Shared with whoever waits for the answer.
 #[derive(Default)]
@@ -141,7 +142,7 @@ fn keep_trailers(frame: Frame<Bytes>, announced: &[HeaderName]) -> Frame<Bytes> 
 
 /// The trailers that a `Trailer` header announces and that may be passed on: none that frames, routes or identifies.
 pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
-    const NEVER: [HeaderName; 17] = [
+    const NEVER: [HeaderName; 16] = [
         header::AUTHORIZATION,
         header::CACHE_CONTROL,
         header::CONNECTION,
@@ -158,13 +159,13 @@ pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> boo
         header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
-        header::FORWARDED,
     ];
     let mut names: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::TRAILER) {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if let Ok(name) = HeaderName::from_bytes(name)
                 && !NEVER.contains(&name)
+                && !forwarded::covers(&name)
                 && !refuse(&name)
                 && !names.contains(&name)
             {
