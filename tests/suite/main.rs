@@ -30,8 +30,8 @@ mod check;
 mod command_line;
 mod cookies;
 mod durability;
-
 mod framing;
+mod hostile_identity;
 mod identity;
 mod layering;
 mod load;
