@@ -32,6 +32,7 @@ mod cookies;
 mod durability;
 mod framing;
 mod hostile_identity;
+mod hostile_paths;
 mod identity;
 mod layering;
 mod load;
