@@ -31,6 +31,7 @@ mod command_line;
 mod cookies;
 mod durability;
 mod framing;
+mod hostile_framing;
 mod hostile_identity;
 mod hostile_paths;
 mod identity;
