@@ -1,7 +1,6 @@
 //! Bodies on their way: the client's to the backend, the backend's to the client.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::BodyError;
 use super::pool::Lease;
+use crate::clock::poll_alarm;
 use crate::message::forwarded;
 
 /// What went wrong with the client's body, and how far it has come. Shared with whoever waits for the answer.
@@ -114,7 +114,7 @@ impl ClientBody {
             Poll::Pending => {
                 let limit = self.limit;
                 let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                if alarm.as_mut().poll(task).is_pending() {
+                if poll_alarm(alarm.as_mut(), task).is_pending() {
                     return Poll::Pending;
                 }
                 *self.sent.fault.borrow_mut() = Some(ClientFault::TimedOut);
