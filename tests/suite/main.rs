@@ -30,6 +30,7 @@ mod check;
 mod command_line;
 mod cookies;
 mod durability;
+mod exhaustion;
 mod framing;
 mod hostile_framing;
 mod hostile_identity;
