@@ -399,6 +399,62 @@ fn framing_07_a_head_with_a_byte_that_has_no_place_there_is_refused() {
     line.agree();
 }
 
+#[test]
+fn framing_07_bytes_that_are_no_text_in_a_header_that_we_read_break_nothing() {
+    let line = Line::new("framing 7, headers that we read");
+    let names = [
+        "Host",
+        "Cookie",
+        "Authorization",
+        "Accept",
+        "Accept-Language",
+        "Origin",
+        "Referer",
+        "User-Agent",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Site",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Real-IP",
+        "X-Request-Id",
+        "Forwarded",
+        "Content-Type",
+        "Content-Length",
+        "Transfer-Encoding",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Connection",
+        "Expect",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Version",
+        "Keep-Alive",
+    ];
+    let values: [&[u8]; 7] =
+        [b"\xff", b"a\xff\xfe", b"\xc3(", b"\xa0", b"access_token=\xff", b"Bearer \xff", b"\xed\xa0\x80"];
+    for name in names {
+        for value in values {
+            for head in [
+                &b"GET /open/x HTTP/1.1\r\n"[..],
+                b"GET /closed HTTP/1.1\r\n",
+                b"POST /login HTTP/1.1\r\nContent-Type: application/json\r\n",
+            ] {
+                let host: &[u8] = if name == "Host" { b"" } else { b"Host: a\r\n" };
+                let field = [name.as_bytes(), b": ", value, b"\r\n\r\n"].concat();
+                let mut connection = line.send(&[head, host, &field].concat());
+                let status = connection.read("GET", "raw bytes").status;
+                assert!(
+                    matches!(status, 200 | 303 | 400 | 401 | 403 | 415 | 417 | 501),
+                    "{status} to {name}: {}",
+                    shown(value)
+                );
+            }
+        }
+    }
+    line.agree();
+}
+
 /// For what hyper sees where a line ends with LF alone, see the head of this file.
 #[test]
 fn framing_08_a_bare_line_feed_hides_nothing_and_goes_no_further() {
@@ -503,8 +559,8 @@ fn framing_08_no_bare_line_feed_comes_through_front_proxies() {
 fn framing_09_and_10_a_broken_chunk_never_looks_like_the_end() {
     let line = Line::new("framing 9 and 10");
     let long = "a".repeat(17 * 1024);
-    let extension_too_long = format!("5;{long}\r\nhello\r\n0\r\n\r\n");
-    let extensions_too_long = format!("{}0\r\n\r\n", format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(20));
+    let one_long_extension = format!("5;{long}\r\nhello\r\n0\r\n\r\n");
+    let many_extensions = format!("{}0\r\n\r\n", format!("1;{}\r\nx\r\n", "a".repeat(1000)).repeat(20));
     let bodies = [
         "0x5\r\nhello\r\n0\r\n\r\n",
         "+5\r\nhello\r\n0\r\n\r\n",
@@ -536,8 +592,8 @@ fn framing_09_and_10_a_broken_chunk_never_looks_like_the_end() {
         "5;a\nb\r\nhello\r\n0\r\n\r\n",
         "5;a\rb\r\nhello\r\n0\r\n\r\n",
         "5;a\n\r\nhello\r\n0\r\n\r\n",
-        &extension_too_long,
-        &extensions_too_long,
+        &one_long_extension,
+        &many_extensions,
         "5\r\nhello\r\n-1\r\n\r\n",
         "5\r\nhello\r\n0\r\r\n\r\n",
         "",
@@ -1129,8 +1185,7 @@ fn framing_35_statuses_without_a_body_have_none() {
         let status = request.target.rsplit('/').next().unwrap();
         let fields = match (request.method.as_str(), status) {
             (_, "304") => "Content-Length: 12\r\nETag: \"x\"\r\n",
-            ("HEAD", _) => "Content-Length: 12\r\n",
-            (_, "204l") => "Content-Length: 12\r\n",
+            ("HEAD", _) | (_, "204l") => "Content-Length: 12\r\n",
             _ => "",
         };
         // The body that must not be there follows all the same.

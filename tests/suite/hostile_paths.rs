@@ -867,5 +867,11 @@ fn paths_62_no_spelling_of_a_host_leads_to_a_laxer_route() {
         let request = Request::get("/x").field("Host", "app.example.test");
         gateway.send(&request.field(name, "other.test").field(name, "/public")).expect(401);
     }
+    // Nor does who the client says it is.
+    for agent in ["GoogleHC/1.0", "kube-probe/1.31", "ELB-HealthChecker/2.0", "Blackbox Exporter/0.25"] {
+        let request = Request::get("/x").field("Host", "app.example.test").field("User-Agent", agent);
+        gateway.send(&request).expect(401);
+        gateway.send(&Request::get("/check").field("User-Agent", agent)).expect(401);
+    }
     assert_eq!(asked("other.example.test"), 200);
 }

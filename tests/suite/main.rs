@@ -35,6 +35,7 @@ mod framing;
 mod hostile_framing;
 mod hostile_identity;
 mod hostile_paths;
+mod hostile_upgrades;
 mod identity;
 mod layering;
 mod load;
