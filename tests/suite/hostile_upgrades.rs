@@ -103,10 +103,10 @@ fn upgrade_136_any_other_answer_than_101_leaves_the_connection_to_http() {
 
 #[test]
 fn upgrade_137_and_139_what_is_no_whole_handshake_is_an_ordinary_request() {
-    let upstream = Upstream::start(|request, wire| reply(wire, 200, &[], request.target.as_bytes()));
-    let gateway = guarded(&upstream);
     const REST: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13";
     const WHOLE: &str = "Upgrade: websocket\r\nConnection: Upgrade";
+    let upstream = Upstream::start(|request, wire| reply(wire, 200, &[], request.target.as_bytes()));
+    let gateway = guarded(&upstream);
     let requests = [
         format!(
             "GET TARGET HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n{REST}\r\n\r\n"
