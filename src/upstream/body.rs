@@ -140,6 +140,10 @@ fn keep_trailers(frame: Frame<Bytes>, announced: &[HeaderName]) -> Frame<Bytes> 
     }
 }
 
+/// More trailers than this are not announced to the other side. One header has room for thousands of names, and each is
+/// compared with all before it.
+const MOST_TRAILERS: usize = 64;
+
 /// The trailers that a `Trailer` header announces and that may be passed on: none that frames, routes or identifies.
 pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
     const NEVER: [HeaderName; 16] = [
@@ -163,6 +167,9 @@ pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> boo
     let mut names: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::TRAILER) {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if names.len() == MOST_TRAILERS {
+                return names;
+            }
             if let Ok(name) = HeaderName::from_bytes(name)
                 && !NEVER.contains(&name)
                 && !forwarded::covers(&name)
