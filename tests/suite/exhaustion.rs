@@ -543,7 +543,7 @@ fn exhaustion_73_cookies_are_bounded_and_their_cost_is_linear() {
         let short = shortest(&mut connection, &with(&few), 200);
         let long = shortest(&mut connection, &with(&many), 200);
         println!("{crumb:?}: {short:?} for {} bytes, {long:?} for {}", few.len(), many.len());
-        assert!(long < short * 30 || long < Duration::from_millis(4), "{crumb:?}: {short:?} becomes {long:?}");
+        assert!(long < short * 30 || long < Duration::from_millis(40), "{crumb:?}: {short:?} becomes {long:?}");
         if crumb.contains("access_token") {
             assert!(!String::from_utf8_lossy(&upstream.last().raw).contains("access_token"), "{crumb:?}");
         }
@@ -560,9 +560,14 @@ fn exhaustion_73_cookies_are_bounded_and_their_cost_is_linear() {
 fn exhaustion_159_no_single_head_takes_long_to_judge() {
     let upstream = Upstream::plain();
     let gateway = beside(&upstream, &upstream).set("server.trusted_proxies", "[\"127.0.0.1/32\"]").start();
-    let full = |piece: &str| piece.repeat(30_000 / piece.len());
-    let field = |name: &str, piece: &str| Request::get("/open").field(name, &full(piece));
-    let mut heads = vec![
+    type Head = Box<dyn Fn(usize) -> Request>;
+    fn full(piece: &str, size: usize) -> String {
+        piece.repeat(size / piece.len())
+    }
+    let field = |name: &'static str, piece: &'static str| -> Head {
+        Box::new(move |size| Request::get("/open").field(name, &full(piece, size)))
+    };
+    let mut heads: Vec<(&str, Head)> = vec![
         ("Connection tokens", field("Connection", "x,")),
         ("Connection names of ours", field("Connection", "x-forwarded-user,")),
         ("forwarded addresses", field("X-Forwarded-For", "127.0.0.1,")),
@@ -572,17 +577,30 @@ fn exhaustion_159_no_single_head_takes_long_to_judge() {
         ("Accept-Language", field("Accept-Language", "ko;q=0.1,")),
         ("TE", field("TE", "trailers,")),
         ("Trailer", field("Trailer", "x-sum,")),
-        (
-            "different Trailers",
-            Request::get("/open").field("Trailer", &(0..4_000).map(|number| format!("x{number},")).collect::<String>()),
-        ),
         ("Authorization", field("Authorization", "Bearer ")),
-        ("dots in a token", Request::get("/").bearer(&full("."))),
-        ("dots in a cookie", Request::get("/").cookie(&full("."))),
-        ("a large token", Request::get("/").bearer(&format!("eyJhbGciOiJIUzI1NiJ9.{}.x", full("e30")))),
         ("Host", field("Host", "a.")),
         ("Upgrade", field("Upgrade", "websocket,")),
-        ("Origin", handshake("/open").field("Origin", &full("http://"))),
+        (
+            "different names in Trailer",
+            Box::new(|size| {
+                let names: String = (0..size / 6).map(|number| format!("x{number},")).collect();
+                Request::get("/open").field("Trailer", &names)
+            }),
+        ),
+        (
+            "different names in Connection",
+            Box::new(|size| {
+                let names: String = (0..size / 6).map(|number| format!("x{number},")).collect();
+                Request::get("/open").field("Connection", &names)
+            }),
+        ),
+        ("dots in a token", Box::new(|size| Request::get("/").bearer(&full(".", size)))),
+        ("dots in a cookie", Box::new(|size| Request::get("/").cookie(&full(".", size)))),
+        (
+            "a large token",
+            Box::new(|size| Request::get("/").bearer(&format!("eyJhbGciOiJIUzI1NiJ9.{}.x", full("e30", size)))),
+        ),
+        ("Origin", Box::new(|size| handshake("/open").field("Origin", &full("http://", size)))),
     ];
     for piece in [
         "/a",
@@ -604,25 +622,34 @@ fn exhaustion_159_no_single_head_takes_long_to_judge() {
         "a./",
         "/%25%32%65%2e;a\\..;//%20.%2f%5c%3f",
     ] {
-        heads.push((piece, Request::get(&format!("/open/{}", full(piece)))));
-        heads.push((piece, Request::get(&format!("/{}", full(piece)))));
+        heads.push((piece, Box::new(move |size| Request::get(&format!("/open/{}", full(piece, size))))));
+        heads.push((piece, Box::new(move |size| Request::get(&format!("/{}", full(piece, size))))));
     }
     let count = heads.len();
     let mut slowest = (Duration::ZERO, "");
-    for (what, request) in heads {
-        let mut connection = gateway.connect();
-        let began = Instant::now();
-        let answer = connection.send(&request);
-        let took = began.elapsed();
-        assert!(answer.status < 500, "{what}: {}", answer.status);
-        // Not optimised, on a busy machine: a hundred times what it takes otherwise.
-        assert!(took < Duration::from_secs(5), "{what} took {took:?}");
-        if took > slowest.0 {
-            slowest = (took, what);
+    for (what, head) in heads {
+        // The least disturbed of five. A refused one may close its connection.
+        let time = |size: usize| {
+            let request = head(size);
+            let once = || {
+                let mut connection = gateway.connect();
+                let began = Instant::now();
+                let answer = connection.send(&request);
+                assert!(answer.status < 500, "{what}: {}", answer.status);
+                began.elapsed()
+            };
+            (0..5).map(|_| once()).min().unwrap()
+        };
+        let (short, long) = (time(3_600), time(28_800));
+        // Eight times as long a head: eight times as long, or a little more, and never sixty-four times.
+        assert!(long < short * 30 || long < Duration::from_millis(80), "{what}: {short:?} becomes {long:?}");
+        assert!(long < Duration::from_secs(2), "{what} took {long:?}");
+        if long > slowest.0 {
+            slowest = (long, what);
         }
     }
     println!("the slowest head took {:?}: {}", slowest.0, slowest.1);
-    cases::tried("heads that are slow to judge", count);
+    cases::tried("heads that are slow to judge", count * 10);
 }
 
 #[test]
