@@ -556,14 +556,17 @@ fn exhaustion_73_cookies_are_bounded_and_their_cost_is_linear() {
     cases::tried("cookies in great numbers", 12 * 2 + 6);
 }
 
+/// A request whose head is about so many bytes long.
+type Head = Box<dyn Fn(usize) -> Request>;
+
+fn full(piece: &str, size: usize) -> String {
+    piece.repeat(size / piece.len())
+}
+
 #[test]
 fn exhaustion_159_no_single_head_takes_long_to_judge() {
     let upstream = Upstream::plain();
     let gateway = beside(&upstream, &upstream).set("server.trusted_proxies", "[\"127.0.0.1/32\"]").start();
-    type Head = Box<dyn Fn(usize) -> Request>;
-    fn full(piece: &str, size: usize) -> String {
-        piece.repeat(size / piece.len())
-    }
     let field = |name: &'static str, piece: &'static str| -> Head {
         Box::new(move |size| Request::get("/open").field(name, &full(piece, size)))
     };
