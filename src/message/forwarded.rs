@@ -54,6 +54,12 @@ pub fn set(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, r
     headers.insert(REQUEST_ID, request_id.clone());
 }
 
+/// Whether a field is one of those that are set or judged here; none of them has a place among trailers.
+#[must_use]
+pub fn covers(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || [FORWARDED, REAL_IP, REQUEST_ID].contains(name)
+}
+
 /// One trusted `X-Forwarded-Host` that names a host, so that the backend can build links to it.
 fn has_valid_host(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(HOST).iter();

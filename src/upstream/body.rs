@@ -1,7 +1,6 @@
 //! Bodies on their way: the client's to the backend, the backend's to the client.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,6 +14,8 @@ use tokio::time::Sleep;
 
 use super::BodyError;
 use super::pool::Lease;
+use crate::clock::poll_alarm;
+use crate::message::forwarded;
 
 /// What went wrong with the client's body, and how far it has come. Shared with whoever waits for the answer.
 #[derive(Default)]
@@ -113,7 +114,7 @@ impl ClientBody {
             Poll::Pending => {
                 let limit = self.limit;
                 let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                if alarm.as_mut().poll(task).is_pending() {
+                if poll_alarm(alarm.as_mut(), task).is_pending() {
                     return Poll::Pending;
                 }
                 *self.sent.fault.borrow_mut() = Some(ClientFault::TimedOut);
@@ -139,9 +140,13 @@ fn keep_trailers(frame: Frame<Bytes>, announced: &[HeaderName]) -> Frame<Bytes> 
     }
 }
 
+/// More trailers than this are not announced to the other side. One header has room for thousands of names, and each is
+/// compared with all before it.
+const MOST_TRAILERS: usize = 64;
+
 /// The trailers that a `Trailer` header announces and that may be passed on: none that frames, routes or identifies.
 pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
-    const NEVER: [HeaderName; 17] = [
+    const NEVER: [HeaderName; 16] = [
         header::AUTHORIZATION,
         header::CACHE_CONTROL,
         header::CONNECTION,
@@ -158,13 +163,16 @@ pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> boo
         header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
-        header::FORWARDED,
     ];
     let mut names: Vec<HeaderName> = Vec::new();
     for line in headers.get_all(header::TRAILER) {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if names.len() == MOST_TRAILERS {
+                return names;
+            }
             if let Ok(name) = HeaderName::from_bytes(name)
                 && !NEVER.contains(&name)
+                && !forwarded::covers(&name)
                 && !refuse(&name)
                 && !names.contains(&name)
             {

@@ -36,7 +36,7 @@ pub use self::health::Health;
 use self::health::{InFlight, UrlState};
 use self::pool::{Channel, Lease, Pool};
 pub use self::tunnel::Tunnel;
-use crate::clock::Clock;
+use crate::clock::{Clock, poll_alarm};
 use crate::config::{self, IdentityHeader, UpstreamHost};
 use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
@@ -382,7 +382,7 @@ impl Exchange<'_> {
                     pieces = self.sent.pieces.get();
                     alarm.as_mut().reset(tokio::time::Instant::now() + limit);
                 }
-                while alarm.as_mut().poll(task).is_ready() {
+                while poll_alarm(alarm.as_mut(), task).is_ready() {
                     // A client that stalls has a limit of its own, and is not the backend's failure.
                     if !self.sent.waiting.get() {
                         return Poll::Ready(None);
