@@ -38,6 +38,7 @@ use crate::auth::session::Issued;
 use crate::auth::{Identified, Source, Verified, identify};
 use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
+use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, decide};
 use crate::portal::Visit;
@@ -46,14 +47,20 @@ use crate::router::{Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
 /// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
-pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn handle(
+    core: Rc<Core>,
+    peer: Option<IpAddr>,
+    request: Request<Incoming>,
+    spelling: Spelling,
+) -> Response<AnswerBody> {
     let shared = core.shared();
     let mut context =
         Context::open(shared.clock(), &shared.telemetry().access, peer, request.method(), request.uri().path());
     let live = core.live();
     let (parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
-    let outcome = CatchPanic(Box::pin(serve(&core, &live, peer, parts, body, &mut context, &mut asked))).await;
+    let outcome =
+        CatchPanic(Box::pin(serve(&core, &live, peer, parts, body, &spelling, &mut context, &mut asked))).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(rejection)) => reject::answer(&rejection, &live, &asked, &mut context).map(AnswerBody::own),
@@ -112,6 +119,7 @@ async fn serve(
     peer: Option<IpAddr>,
     parts: Parts,
     body: Incoming,
+    spelling: &Spelling,
     context: &mut Context,
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
@@ -188,6 +196,7 @@ async fn serve(
                 cookie_name: &live.config.cookie.name,
                 own_bearer: known.identified.own_bearer,
                 body_timeout: live.config.server.limits.body_timeout,
+                spelling,
             };
             forward(core, live, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
         }

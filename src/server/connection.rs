@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
+use http::header::UPGRADE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,7 +36,10 @@ where
         let core = Rc::clone(&core);
         service_fn(move |request: Request<Incoming>| {
             pace.serving();
-            let answer = gate::handle(Rc::clone(&core), peer, request);
+            if request.headers().contains_key(UPGRADE) {
+                pace.forget_heads();
+            }
+            let answer = gate::handle(Rc::clone(&core), peer, request, pace.spelling());
             let pace = Arc::clone(&pace);
             async move { Ok::<_, Infallible>(answer.await.map(|body| PacedBody::new(body, pace))) }
         })
@@ -46,7 +50,7 @@ where
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes + 1024))
-        .preserve_header_case(true);
+        .title_case_headers(true);
     let io = TokioIo::new(Paced::new(socket, Arc::clone(&pace)));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
 

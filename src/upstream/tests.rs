@@ -65,7 +65,7 @@ impl Gateway {
                 let service = service_fn(move |request| answer(Rc::clone(&upstreams), request, body_timeout));
                 let io = TokioIo::new(socket);
                 let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.preserve_header_case(true).max_buf_size(64 * 1024);
+                builder.max_buf_size(64 * 1024);
                 tokio::task::spawn_local(builder.serve_connection(io, service).with_upgrades());
             }
         });
@@ -118,6 +118,7 @@ async fn answer(
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout,
+        spelling: &Spelling::default(),
     };
     let own = |status: StatusCode, text: String| {
         let mut response = Response::new(LocalBody::Own(TestBody::new(
@@ -467,25 +468,25 @@ fn after_its_rest_one_request_alone_tries_a_url() {
     let state = &health.urls("app")[0];
     let limit = Duration::from_secs(5);
     let now = || health.millis(clock.instant());
-    assert!(!state.begin_trial(now(), limit), "in use");
+    assert!(!state.begin_trial(now, limit), "in use");
     for _ in 0..3 {
         state.failed(now());
     }
-    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "resting");
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now, limit), "resting");
     clock.advance(Duration::from_secs(1));
-    assert!(state.begin_trial(now(), limit));
-    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "another is trying");
+    assert!(state.begin_trial(now, limit));
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now, limit), "another is trying");
     // One failure is enough now, and the rest is longer.
     state.failed(now());
     clock.advance(Duration::from_millis(1_999));
-    assert!(!state.begin_trial(now(), limit));
+    assert!(!state.begin_trial(now, limit));
     clock.advance(Duration::from_millis(1));
-    assert!(state.begin_trial(now(), limit));
+    assert!(state.begin_trial(now, limit));
     // The client left: somebody else may.
     clock.advance(Duration::from_secs(6));
-    assert!(state.begin_trial(now(), limit));
+    assert!(state.begin_trial(now, limit));
     state.succeeded();
-    assert!(state.is_in_use(now()) && !state.begin_trial(now(), limit));
+    assert!(state.is_in_use(now()) && !state.begin_trial(now, limit));
 }
 
 #[test]
