@@ -8,9 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::admit::{Admitted, Host};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken over from a proxy, in bytes.
@@ -53,41 +51,41 @@ impl<'a> Way<'a> {
         matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
     }
 
-    /// Hands over the headers that describe the way, their values in pieces. `came`: the request's headers, of which
+    /// Hands over the headers that describe the way, as they are to be written, their values in pieces. `came`: the request's headers, of which
     /// those that `goes_on` denies are not there any more.
     pub fn each(
         &self,
         came: &HeaderMap,
         goes_on: impl Fn(&HeaderName) -> bool,
-        mut hand_over: impl FnMut(&HeaderName, &[&[u8]]),
+        mut hand_over: impl FnMut(&'static str, &[&[u8]]),
     ) {
         let Admitted { peer_trusted, authority, scheme, client, .. } = self.admitted;
         let peer = Address::of(self.peer);
         if *peer_trusted {
             let earlier = |name: &HeaderName| if goes_on(name) { joined(came, name) } else { Vec::new() };
-            hand_over(&FOR, &[&earlier(&FOR), peer.text()]);
+            hand_over("X-Forwarded-For", &[&earlier(&FOR), peer.text()]);
             if came.contains_key(FORWARDED) && goes_on(&FORWARDED) {
                 let (before, after): (&[u8], &[u8]) =
                     if self.peer.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
-                hand_over(&FORWARDED, &[&earlier(&FORWARDED), before, peer.text(), after]);
+                hand_over("Forwarded", &[&earlier(&FORWARDED), before, peer.text(), after]);
             }
             match valid_host(came).filter(|_| goes_on(&HOST)) {
-                Some(host) => hand_over(&HOST, &[host.as_bytes()]),
-                None => hand_over(&HOST, &[authority.as_bytes()]),
+                Some(host) => hand_over("X-Forwarded-Host", &[host.as_bytes()]),
+                None => hand_over("X-Forwarded-Host", &[authority.as_bytes()]),
             }
         } else {
-            hand_over(&FOR, &[peer.text()]);
-            hand_over(&HOST, &[authority.as_bytes()]);
+            hand_over("X-Forwarded-For", &[peer.text()]);
+            hand_over("X-Forwarded-Host", &[authority.as_bytes()]);
         }
-        hand_over(&PROTO, &[scheme.as_str().as_bytes()]);
+        hand_over("X-Forwarded-Proto", &[scheme.as_str().as_bytes()]);
         if *client == self.peer {
-            hand_over(&REAL_IP, &[peer.text()]);
+            hand_over("X-Real-IP", &[peer.text()]);
         } else {
-            hand_over(&REAL_IP, &[Address::of(*client).text()]);
+            hand_over("X-Real-IP", &[Address::of(*client).text()]);
         }
         // It goes into logs and never holds anything else; all the same nothing here may end a line.
         if self.request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            hand_over(&REQUEST_ID, &[self.request_id.as_bytes()]);
+            hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
         }
     }
 }

@@ -41,9 +41,8 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// The name of the line that says the same, as it was spelled. The search goes on from the line that was found last,
-    /// and once round.
-    pub fn find(&mut self, name: &str, value: &[u8]) -> Option<&'a [u8]> {
+    /// The line that says the same. The search goes on from the line that was found last, and once round.
+    pub fn find(&mut self, name: &str, value: &[u8]) -> Option<Line<'a>> {
         self.search(self.rest, 0, name, value).or_else(|| {
             // From the top to where it began.
             let until = self.rest.len();
@@ -51,7 +50,7 @@ impl<'a> Lines<'a> {
         })
     }
 
-    fn search(&mut self, from: &'a [u8], until: usize, name: &str, value: &[u8]) -> Option<&'a [u8]> {
+    fn search(&mut self, from: &'a [u8], until: usize, name: &str, value: &[u8]) -> Option<Line<'a>> {
         let mut rest = from;
         while rest.len() > until && self.patience > 0 {
             self.patience -= 1;
@@ -60,9 +59,9 @@ impl<'a> Lines<'a> {
             if matches!(line, b"\n" | b"\r\n") {
                 return None;
             }
-            if let Some(spelled) = spelled(line, name, value) {
+            if let Some(found) = Line::saying(line, name, value) {
                 self.rest = after;
-                return Some(spelled);
+                return Some(found);
             }
             rest = after;
         }
@@ -70,10 +69,26 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn spelled<'a>(line: &'a [u8], name: &str, value: &[u8]) -> Option<&'a [u8]> {
-    let (spelled, rest) = line.split_at_checked(name.len())?;
-    let came = rest.strip_prefix(b":")?;
-    (spelled.eq_ignore_ascii_case(name.as_bytes()) && came.trim_ascii() == value.trim_ascii()).then_some(spelled)
+/// A line that was found.
+pub struct Line<'a> {
+    /// The name as it was spelled.
+    pub name: &'a [u8],
+    /// All of it, if it is `name: value` to the byte, with its line end.
+    pub plain: Option<&'a [u8]>,
+}
+
+impl<'a> Line<'a> {
+    fn saying(line: &'a [u8], name: &str, value: &[u8]) -> Option<Self> {
+        let (spelled, rest) = line.split_at_checked(name.len())?;
+        let came = rest.strip_prefix(b":")?;
+        if !spelled.eq_ignore_ascii_case(name.as_bytes()) {
+            return None;
+        }
+        if came.strip_prefix(b" ").and_then(|came| came.strip_suffix(b"\r\n")) == Some(value) {
+            return Some(Self { name: spelled, plain: Some(line) });
+        }
+        (came.trim_ascii() == value.trim_ascii()).then_some(Self { name: spelled, plain: None })
+    }
 }
 
 /// Writes a name that came in no spelling, or in an unknown one, as most programs write it: `X-Request-Id`.
@@ -94,6 +109,26 @@ mod tests {
         Spelling::new(head.to_vec())
     }
 
+    fn found_in<'a>(lines: &mut Lines<'a>, name: &str, value: &str) -> Option<&'a str> {
+        lines.find(name, value.as_bytes()).map(|line| std::str::from_utf8(line.name).unwrap())
+    }
+
+    #[test]
+    fn a_line_that_is_not_quite_plain_is_not_written_as_it_came() {
+        for (line, plain) in [
+            ("A: b\r\n", true),
+            ("a:b\r\n", false),
+            ("A: b\n", false),
+            ("A: b \r\n", false),
+            ("A:  b\r\n", false),
+            ("A:\tb\r\n", false),
+        ] {
+            let spelling = spelling(format!("GET / HTTP/1.1\r\n{line}\r\n").as_bytes());
+            let found = spelling.lines().find("a", b"b").unwrap();
+            assert_eq!(found.plain, plain.then_some(line.as_bytes()), "{line:?}");
+        }
+    }
+
     #[test]
     fn a_name_is_found_in_its_own_spelling_in_any_order() {
         let spelling = spelling(b"\r\nGET / HTTP/1.1\r\nHOST: h\r\nx-ID:  a \r\nX-id: b\nlast: \r\n\r\nBODY: x\r\n");
@@ -108,14 +143,14 @@ mod tests {
             ("x-i", "a", None),
             ("host", "h", Some("HOST")),
         ] {
-            assert_eq!(lines.find(name, value.as_bytes()), found.map(str::as_bytes), "{name}");
+            assert_eq!(found_in(&mut lines, name, value), found, "{name}");
         }
     }
 
     #[test]
     fn nothing_is_found_where_nothing_is_known() {
         for head in [&b""[..], b"GET", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: h"] {
-            assert_eq!(spelling(head).lines().find("host", b"h"), None);
+            assert_eq!(found_in(&mut spelling(head).lines(), "host", "h"), None);
         }
     }
 
@@ -124,11 +159,11 @@ mod tests {
         let head = format!("GET / HTTP/1.1\r\n{}A: 1\r\n\r\n", "B: 2\r\n".repeat(100));
         let spelling = spelling(head.as_bytes());
         let mut lines = spelling.lines();
-        assert_eq!(lines.find("a", b"1"), Some(&b"A"[..]));
+        assert_eq!(found_in(&mut lines, "a", "1"), Some("A"));
         for _ in 0..20 {
-            assert_eq!(lines.find("c", b"1"), None);
+            assert_eq!(found_in(&mut lines, "c", "1"), None);
         }
-        assert_eq!(lines.find("a", b"1"), None);
+        assert_eq!(found_in(&mut lines, "a", "1"), None);
     }
 
     #[test]

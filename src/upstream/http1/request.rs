@@ -10,7 +10,7 @@ use crate::message::cookies::{self, Left};
 use crate::message::forwarded::Way;
 use crate::message::hop_by_hop::HopByHop;
 use crate::message::identity;
-use crate::message::spelling::push_title_case;
+use crate::message::spelling::{Line, push_title_case};
 
 /// How a request's body is delimited. Written anew from what the server's side has read: `005` was one spelling of five,
 /// and a body of unknown length is said to be chunked whatever the method.
@@ -35,6 +35,9 @@ pub(in super::super) struct Head<'a> {
 #[error("the path can't be written without its prefix")]
 pub(in super::super) struct NoPath;
 
+/// Enough for most heads.
+const ROOM_BYTES: usize = 2048;
+
 impl Head<'_> {
     /// Appends the head.
     ///
@@ -45,6 +48,7 @@ impl Head<'_> {
         let came = &self.parts.headers;
         let way = Way::new(outgoing.admitted, outgoing.peer, outgoing.request_id);
         let hop_by_hop = HopByHop::of(came);
+        into.reserve(ROOM_BYTES);
         let goes_on = |name: &HeaderName| !outgoing.guarded.covers(name) && !hop_by_hop.covers(name);
 
         self.write_request_line(into)?;
@@ -55,27 +59,35 @@ impl Head<'_> {
                 continue;
             }
             let value = value.as_bytes();
-            let mut write = |written: &[u8]| {
-                match spelled.find(name.as_str(), value) {
-                    Some(name) => into.extend_from_slice(name),
-                    None => push_title_case(into, name.as_str()),
-                }
-                end(into, written);
-            };
-            if self.forward_token {
-                write(value);
+            let left = if self.forward_token {
+                Left::Whole
             } else if *name == header::COOKIE {
-                match cookies::take_out(value, outgoing.cookie_name) {
-                    Left::Whole => write(value),
-                    Left::Part(left) => write(&left),
-                    Left::Nothing => {}
+                cookies::take_out(value, outgoing.cookie_name)
+            } else if outgoing.own_bearer && *name == header::AUTHORIZATION {
+                Left::Nothing
+            } else {
+                Left::Whole
+            };
+            let written = match &left {
+                Left::Nothing => continue,
+                Left::Whole => value,
+                Left::Part(left) => left,
+            };
+            match spelled.find(name.as_str(), value) {
+                // The same bytes, all at once.
+                Some(Line { plain: Some(line), .. }) if matches!(left, Left::Whole) => into.extend_from_slice(line),
+                Some(line) => {
+                    into.extend_from_slice(line.name);
+                    end(into, written);
                 }
-            } else if !(outgoing.own_bearer && *name == header::AUTHORIZATION) {
-                write(value);
+                None => {
+                    push_title_case(into, name.as_str());
+                    end(into, written);
+                }
             }
         }
         way.each(came, goes_on, |name, pieces| {
-            push_title_case(into, name.as_str());
+            into.extend_from_slice(name.as_bytes());
             into.extend_from_slice(b": ");
             for piece in pieces {
                 into.extend_from_slice(piece);

@@ -145,6 +145,8 @@ struct Said {
     names_headers: bool,
     /// `Upgrade: websocket`
     websocket: bool,
+    /// There is a `Trailer` line.
+    announces: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -176,8 +178,13 @@ fn sort(
             "content-length" => said.length(value),
             "transfer-encoding" => said.coding(&value),
             "connection" => {
-                said.connection(&value);
+                if said.connection(&value) {
+                    headers.append(name, value);
+                }
+            }
+            "trailer" => {
                 headers.append(name, value);
+                said.announces = true;
             }
             "upgrade" => said.websocket = value.as_bytes().eq_ignore_ascii_case(b"websocket"),
             "set-cookie" if cookies::sets(value.as_bytes(), asked.cookie_name) => {
@@ -195,7 +202,7 @@ fn sort(
     if switched && !said.websocket {
         return Err(Malformed::Told("it switched to another protocol than WebSocket"));
     }
-    let announced = if headers.contains_key(header::TRAILER) {
+    let announced = if said.announces {
         let announced = trailers::announced(&headers, |name| asked.guarded.covers(name));
         headers.remove(header::TRAILER);
         announced
@@ -205,8 +212,6 @@ fn sort(
     let framing = said.framing(status, is_1_1, asked)?;
     if said.names_headers {
         hop_by_hop::strip(&mut headers);
-    } else {
-        headers.remove(header::CONNECTION);
     }
     // Beside chunks a length would now be believed; with 101 and 204 it has no place (RFC 9110 section 8.6).
     if said.coding == Coding::None
@@ -245,16 +250,20 @@ impl Said {
         self.coding = if chunked && self.coding == Coding::None { Coding::Chunked } else { Coding::Other };
     }
 
-    fn connection(&mut self, line: &HeaderValue) {
+    /// Whether it names headers.
+    fn connection(&mut self, line: &HeaderValue) -> bool {
+        let mut names = false;
         for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if token.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
             } else if !token.is_empty() {
-                self.names_headers = true;
+                names = true;
             }
         }
+        self.names_headers |= names;
+        names
     }
 
     fn framing(&self, status: StatusCode, is_1_1: bool, asked: &Asked<'_>) -> Result<Framing, Malformed> {
