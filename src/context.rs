@@ -23,9 +23,9 @@ pub struct Context {
 impl Context {
     /// Opens the books on one request.
     #[must_use]
-    pub fn open(clock: &Clock, log: &AccessLog, client: Option<IpAddr>, method: &http::Method, path: &str) -> Self {
+    pub fn open(clock: &Clock, log: &AccessLog, client: Option<IpAddr>, method: http::Method) -> Self {
         log.metrics().request_began();
-        let entry = Entry { client, method: method.to_string(), path: path.to_owned(), ..Entry::default() };
+        let entry = Entry::new(client, method);
         Self { entry, started: clock.instant(), clock: clock.clone(), log: log.clone(), answered: false }
     }
 

@@ -101,7 +101,7 @@ impl Body for AnswerBody {
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(request_id = %context.entry.id, %error, "an answer broke off");
+                    tracing::debug!(request_id = context.entry.id(), %error, "an answer broke off");
                     context.entry.reason = "answer_broke_off";
                     context.complete();
                 }

@@ -1,6 +1,6 @@
 //! What all workers share, and what one worker owns.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 
 use super::live::Live;
+use super::request_id::RequestIds;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
 use crate::auth::revocation::Revocations;
@@ -17,7 +19,9 @@ use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config;
 use crate::portal::Portal;
+use crate::router::Route;
 use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::RouteCounters;
 use crate::upstream::Upstreams;
 
 /// What every worker reads and none owns. No lock on the way of a request.
@@ -140,20 +144,52 @@ impl Shared {
 pub struct Core {
     shared: Arc<Shared>,
     tokens: RefCell<TokenCache>,
-    upstreams: RefCell<Option<(u64, Rc<Upstreams>)>>,
+    own: RefCell<Rc<Own>>,
     streams: Rc<Streams>,
+    request_ids: RequestIds,
+}
+
+/// One configuration as one worker serves it. Every request holds the one that it began with; holding it touches no
+/// memory that another worker writes.
+pub(super) struct Own {
+    pub(super) live: Arc<Live>,
+    upstreams: OnceCell<Rc<Upstreams>>,
+    /// In the order of [`crate::router::Route::index`].
+    routes: Vec<Rc<RouteCounters>>,
+}
+
+impl Own {
+    fn new(live: Arc<Live>, shared: &Shared) -> Rc<Self> {
+        let metrics = &shared.telemetry.metrics;
+        let routes = live.router.routes().iter().map(|route| Rc::new(metrics.route(&route.name))).collect();
+        Rc::new(Self { live, upstreams: OnceCell::new(), routes })
+    }
+
+    /// The upstreams, made when the first request needs them.
+    pub(super) fn upstreams(&self, clock: &Clock) -> io::Result<Rc<Upstreams>> {
+        if let Some(upstreams) = self.upstreams.get() {
+            return Ok(Rc::clone(upstreams));
+        }
+        let upstreams = Rc::new(self.live.connect_upstreams(clock)?);
+        Ok(Rc::clone(self.upstreams.get_or_init(|| upstreams)))
+    }
+
+    pub(super) fn counters(&self, route: &Route) -> Option<Rc<RouteCounters>> {
+        self.routes.get(route.index).cloned()
+    }
 }
 
 impl Core {
     /// A worker's own state. Call it on the worker's thread, inside its `LocalSet`.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
-        let streams = Streams::new();
+        let own = RefCell::new(Own::new(shared.live(), &shared));
         Rc::new(Self {
             shared,
             tokens: RefCell::new(TokenCache::new(DEFAULT_CAPACITY)),
-            upstreams: RefCell::new(None),
-            streams,
+            own,
+            streams: Streams::new(),
+            request_ids: RequestIds::default(),
         })
     }
 
@@ -170,14 +206,25 @@ impl Core {
 
     /// What a worker does once a second.
     pub fn tidy(&self) {
-        if let Some((_, upstreams)) = &*self.upstreams.borrow() {
+        if let Some(upstreams) = self.own().upstreams.get() {
             upstreams.close_idle();
         }
         self.shared.telemetry.access.flush();
     }
 
-    pub(super) fn live(&self) -> Arc<Live> {
-        self.shared.live()
+    /// The configuration in force, as this worker serves it.
+    pub(super) fn own(&self) -> Rc<Own> {
+        let in_force = self.shared.live.load();
+        let mut own = self.own.borrow_mut();
+        if !Arc::ptr_eq(&own.live, &in_force) {
+            *own = Own::new(Arc::clone(&in_force), &self.shared);
+        }
+        Rc::clone(&own)
+    }
+
+    /// A new request id.
+    pub(super) fn request_id(&self) -> HeaderValue {
+        self.request_ids.next(&self.shared.clock)
     }
 
     pub(super) const fn streams(&self) -> &Rc<Streams> {
@@ -186,22 +233,6 @@ impl Core {
 
     pub(super) fn with_tokens<T>(&self, with: impl FnOnce(&mut TokenCache) -> T) -> T {
         with(&mut self.tokens.borrow_mut())
-    }
-
-    /// The upstreams of the configuration that a request began with; made anew after a reload.
-    pub(super) fn upstreams(&self, live: &Arc<Live>) -> io::Result<Rc<Upstreams>> {
-        let mut own = self.upstreams.borrow_mut();
-        match &*own {
-            Some((generation, upstreams)) if *generation == live.generation => Ok(Rc::clone(upstreams)),
-            current => {
-                let upstreams = Rc::new(live.connect_upstreams(&self.shared.clock)?);
-                // A request that began before the reload must not undo it for those after.
-                if current.as_ref().is_none_or(|(generation, _)| *generation < live.generation) {
-                    *own = Some((live.generation, Rc::clone(&upstreams)));
-                }
-                Ok(upstreams)
-            }
-        }
     }
 
     /// Runs a tunnel beside the requests, counted so that a drain knows of it.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::clock::Clock;
@@ -24,8 +23,6 @@ pub struct Live {
     pub(super) guarded: Guarded,
     /// The upstreams' state, shared by all workers.
     pub health: Arc<Health>,
-    /// Differs between any two of one process.
-    pub(super) generation: u64,
 }
 
 /// Why a checked configuration can't be served all the same.
@@ -45,7 +42,6 @@ pub enum LiveError {
 impl Live {
     /// Makes everything that a configuration needs, and runs its policy tests.
     pub fn new(config: Config, clock: &Clock, metrics: &Metrics) -> Result<Self, LiveError> {
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
         let failed = crate::router::explain::run_tests(&config);
         if !failed.is_empty() {
             return Err(LiveError::Tests(failed));
@@ -55,8 +51,7 @@ impl Live {
         let guarded = Guarded::new(&config.identity.headers, router.methods_matter());
         let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
         let edge = Edge { trusted_proxies: config.server.trusted_proxies.clone(), scheme: Scheme::Http };
-        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        let live = Self { config, edge, router, ring, guarded, health, generation };
+        let live = Self { config, edge, router, ring, guarded, health };
         // Each worker makes its own; made once here, what is wrong with them is a refused start and not a failed request.
         live.connect_upstreams(clock).map_err(LiveError::Upstreams)?;
         Ok(live)

@@ -17,11 +17,12 @@ mod body;
 mod core;
 mod live;
 mod reject;
+mod request_id;
 mod streams;
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -31,6 +32,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 pub use self::body::AnswerBody;
+use self::core::Own;
 pub use self::core::{Core, Shared};
 pub use self::live::{Live, LiveError};
 use self::reject::Rejection;
@@ -54,20 +56,22 @@ pub async fn handle(
     spelling: Spelling,
 ) -> Response<AnswerBody> {
     let shared = core.shared();
-    let mut context =
-        Context::open(shared.clock(), &shared.telemetry().access, peer, request.method(), request.uri().path());
-    let live = core.live();
+    let mut context = Context::open(shared.clock(), &shared.telemetry().access, peer, request.method().clone());
+    let own = core.own();
+    let live = &own.live;
     let (parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
-    let outcome =
-        CatchPanic(Box::pin(serve(&core, &live, peer, parts, body, &spelling, &mut context, &mut asked))).await;
+    let outcome = {
+        let mut served = pin!(serve(&core, &own, peer, parts, body, &spelling, &mut context, &mut asked));
+        std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
+    };
     let mut response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(rejection)) => reject::answer(&rejection, &live, &asked, &mut context).map(AnswerBody::own),
+        Ok(Err(rejection)) => reject::answer(&rejection, live, &asked, &mut context).map(AnswerBody::own),
         Err(Panicked) => {
             shared.telemetry().metrics.panicked();
-            tracing::error!(request_id = %context.entry.id, "a request ended in a defect of the program");
-            reject::answer(&Rejection::Defect, &live, &asked, &mut context).map(AnswerBody::own)
+            tracing::error!(request_id = context.entry.id(), "a request ended in a defect of the program");
+            reject::answer(&Rejection::Defect, live, &asked, &mut context).map(AnswerBody::own)
         }
     };
     if shared.is_draining() {
@@ -84,7 +88,8 @@ struct Asked {
     head_only: bool,
     method: http::Method,
     path_and_query: String,
-    language: Language,
+    /// The lines of `Accept-Language`, to be read only where a page is written.
+    languages: Vec<HeaderValue>,
     admitted: Option<Admitted>,
     /// The route never redirects to the login page.
     api: bool,
@@ -98,7 +103,7 @@ impl Asked {
             head_only: parts.method == http::Method::HEAD,
             method: parts.method.clone(),
             path_and_query: String::new(),
-            language: Language::default(),
+            languages: Vec::new(),
             admitted: None,
             api: false,
             stale_cookie: false,
@@ -108,14 +113,22 @@ impl Asked {
     /// Keeps what a refusal would need once the request itself has been given away. Only for requests that are refused.
     fn remember(&mut self, parts: &Parts) {
         self.path_and_query = parts.uri.path_and_query().map_or_else(|| String::from("/"), ToString::to_string);
-        self.language = Language::of(&parts.headers);
+        self.languages = languages(&parts.headers);
     }
+
+    fn language(&self) -> Language {
+        Language::of_lines(&self.languages)
+    }
+}
+
+fn languages(headers: &HeaderMap) -> Vec<HeaderValue> {
+    headers.get_all(header::ACCEPT_LANGUAGE).iter().cloned().collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "the line, step by step: in pieces nobody could read its order")]
 async fn serve(
     core: &Rc<Core>,
-    live: &Arc<Live>,
+    own: &Own,
     peer: Option<IpAddr>,
     parts: Parts,
     body: Incoming,
@@ -123,11 +136,19 @@ async fn serve(
     context: &mut Context,
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
-    let shared = core.shared();
-    let admitted = admit(&parts, peer, &live.edge).inspect_err(|_| asked.remember(&parts))?;
+    let (shared, live) = (core.shared(), &own.live);
+    let admitted = match admit(&parts, peer, &live.edge) {
+        Ok(admitted) => admitted,
+        Err(malformed) => {
+            context.entry.path = Some(parts.uri.path().into());
+            asked.remember(&parts);
+            return Err(malformed.into());
+        }
+    };
     context.entry.client = Some(admitted.client);
-    admitted.host.as_str().clone_into(&mut context.entry.host);
-    context.entry.id = forwarded::request_id(&parts.headers, admitted.peer_trusted, fresh_request_id);
+    context.entry.host = Some(admitted.host.shared());
+    context.entry.path = Some(admitted.readings.shared());
+    context.entry.id = forwarded::request_id(&parts.headers, admitted.peer_trusted, || core.request_id());
     let admitted = &*asked.admitted.insert(admitted);
 
     let route = live.router.resolve(&admitted.host, &admitted.readings, &parts.method);
@@ -138,7 +159,7 @@ async fn serve(
             return Err(error.into());
         }
     };
-    route.name.clone_into(&mut context.entry.route);
+    context.entry.route = own.counters(route);
     asked.api = route.api;
 
     let known = match who(core, live, admitted, route, &parts.headers).await {
@@ -150,7 +171,7 @@ async fn serve(
     };
     asked.stale_cookie = known.identified.stale_cookie;
     if let Caller::Person(person) = &known.caller {
-        person.username.clone_into(&mut context.entry.user);
+        context.entry.user = Some(Arc::clone(person));
     }
 
     let pass = match decide(&route.policy, &known.caller) {
@@ -174,7 +195,8 @@ async fn serve(
                 renewed_until: known.issued.as_ref().map(|issued| issued.expires),
             };
             let request = Request::from_parts(parts, body);
-            shared.portal().answer(endpoint, &visit, request).await.map(AnswerBody::own)
+            // In a box of its own, so that forwarded requests do not carry its size around.
+            Box::pin(shared.portal().answer(endpoint, &visit, request)).await.map(AnswerBody::own)
         }
         Target::Upstream(upstream) => {
             // A route without an upstream is closed, and a closed route gives no Pass.
@@ -183,7 +205,7 @@ async fn serve(
                 asked.remember(&parts);
                 return Err(Rejection::ForeignOrigin);
             }
-            asked.language = Language::of(&parts.headers);
+            asked.languages = languages(&parts.headers);
             let request_id = context.entry.id.clone();
             let outgoing = Outgoing {
                 pass: &pass,
@@ -198,7 +220,7 @@ async fn serve(
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
             };
-            forward(core, live, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
+            forward(core, own, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
         }
     };
     if let Some(issued) = &known.issued {
@@ -248,17 +270,16 @@ async fn who(
         return Ok(Known { identified, caller, issued: None });
     }
     let user_agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let refreshed = shared
-        .sessions()
-        .refresh(
-            &live.ring,
-            &live.config.token,
-            &live.config.store,
-            &identified,
-            admitted.client,
-            user_agent.as_deref().unwrap_or_default(),
-        )
-        .await;
+    let refresh = shared.sessions().refresh(
+        &live.ring,
+        &live.config.token,
+        &live.config.store,
+        &identified,
+        admitted.client,
+        user_agent.as_deref().unwrap_or_default(),
+    );
+    // Rare, and large: in a box of its own.
+    let refreshed = Box::pin(refresh).await;
     if refreshed.unavailable && route.policy.access != crate::config::Access::Public {
         return Err(Rejection::NotReady);
     }
@@ -271,7 +292,7 @@ async fn who(
 #[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
 async fn forward(
     core: &Rc<Core>,
-    live: &Arc<Live>,
+    own: &Own,
     upstream: usize,
     mut request: Request<Incoming>,
     outgoing: &Outgoing<'_>,
@@ -287,7 +308,7 @@ async fn forward(
         (_, Some((verified, _))) => Some(Arc::clone(verified)),
     };
     let epoch = shared.revocations().epoch();
-    let upstreams = core.upstreams(live).map_err(|error| {
+    let upstreams = own.upstreams(shared.clock()).map_err(|error| {
         tracing::error!(%error, "the upstreams can't be set up");
         Rejection::Defect
     })?;
@@ -333,23 +354,15 @@ fn clear_cookie(live: &Live, headers: &mut HeaderMap, secure: bool) {
     }
 }
 
-fn fresh_request_id() -> String {
-    uuid::Uuid::now_v7().to_string()
-}
-
-/// Turns a panic inside a future into an error, so that it ends one request and not a worker's connection.
-struct CatchPanic<F>(Pin<Box<F>>);
-
-struct Panicked;
-
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Result<F::Output, Panicked>;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let future = self.0.as_mut();
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| future.poll(task))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
+/// Polls, and turns a panic into an error, so that it ends one request and not a worker's connection.
+fn poll_unless_it_panics<F: Future>(
+    future: Pin<&mut F>,
+    task: &mut TaskContext<'_>,
+) -> Poll<Result<F::Output, Panicked>> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| future.poll(task))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
     }
 }
+
+struct Panicked;

@@ -155,7 +155,8 @@ pub(super) fn answer(
             response
         }
         _ if person_looks => {
-            let page = portal::error_page(asked.language, public.status, &live.config.portal_prefix, &context.entry.id);
+            let page =
+                portal::error_page(asked.language(), public.status, &live.config.portal_prefix, context.entry.id());
             replies::page(public.status, page, &[])
         }
         _ => replies::problem(public.status, public.code, public.words, None),
@@ -195,7 +196,7 @@ fn login_url(live: &Live, asked: &Asked) -> String {
 }
 
 fn log(rejection: &Rejection, context: &Context) {
-    let request_id = context.entry.id.as_str();
+    let request_id = context.entry.id();
     match rejection {
         Rejection::Upstream(error @ (upstream::Error::ClientBody(_) | upstream::Error::ClientBodyTimedOut)) => {
             tracing::debug!(request_id, error = %Chain(error), "the client's body failed");

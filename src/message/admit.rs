@@ -3,6 +3,7 @@
 //! No forwarding header takes part in anything but `client` and `scheme`, and those only from a trusted proxy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -12,6 +13,13 @@ use ipnet::IpNet;
 use super::path::Readings;
 
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// Whoever sends one of these tells by `Sec-Fetch-Mode` what it wants, and not by `Accept`.
+const SEC_FETCH: [HeaderName; 4] = [
+    SEC_FETCH_MODE,
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-dest"),
+    HeaderName::from_static("sec-fetch-user"),
+];
 
 /// What admission needs to know of the configuration and the listener.
 #[derive(Clone, Debug)]
@@ -49,15 +57,21 @@ impl Scheme {
     }
 }
 
-/// The canonical form of a host name: lower case, no port, no trailing dot; IPv6 in brackets.
+/// The canonical form of a host name: lower case, no port, no trailing dot; IPv6 in brackets. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Host(String);
+pub struct Host(Arc<str>);
 
 impl Host {
     /// For comparing with host patterns.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// Parses `HOST` or `HOST:PORT` (RFC 9110 section 7.2) and makes the canonical host. Names are ASCII (an
@@ -74,7 +88,7 @@ fn parse_authority(authority: &str) -> Option<(Host, Option<u16>)> {
         let (address, port) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
         let port = if port.is_empty() { None } else { parse_port(port.strip_prefix(':')?)? };
-        return Some((Host(format!("[{address}]")), port));
+        return Some((Host(format!("[{address}]").into()), port));
     }
     let (name, port) = match authority.split_once(':') {
         Some((name, port)) => (name, parse_port(port)?),
@@ -85,7 +99,12 @@ fn parse_authority(authority: &str) -> Option<(Host, Option<u16>)> {
         matches!(label.len(), 1..=63)
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    (name.len() <= 253 && name.split('.').all(label_is_valid)).then(|| (Host(name.to_ascii_lowercase()), port))
+    if name.len() > 253 || !name.split('.').all(label_is_valid) {
+        return None;
+    }
+    let has_upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    let canonical = if has_upper { name.to_ascii_lowercase().into() } else { name.into() };
+    Some((Host(canonical), port))
 }
 
 /// The outer `None`: no port at all; an empty one counts as not given.
@@ -348,8 +367,7 @@ fn intent_of(head: &Parts) -> Intent {
     let navigates = if let Some(mode) = only(headers, &SEC_FETCH_MODE) {
         mode.as_bytes() == b"navigate"
     } else {
-        let tells = ["sec-fetch-mode", "sec-fetch-site", "sec-fetch-dest", "sec-fetch-user"];
-        !tells.iter().any(|name| headers.contains_key(*name)) && accepts_html(headers)
+        accepts_html(headers) && !SEC_FETCH.iter().any(|name| headers.contains_key(name))
     };
     if navigates { Intent::Navigation } else { Intent::Program }
 }

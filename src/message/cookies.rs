@@ -12,8 +12,18 @@ use crate::config::{Cookie, SameSite};
 pub fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
     headers.get_all(COOKIE).iter().flat_map(|line| Crumbs { rest: Some(line.as_bytes()) }).filter_map(|crumb| {
         let value = trim(crumb).strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        let plain = value.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b'\\'));
-        std::str::from_utf8(value).ok().filter(|_| plain)
+        std::str::from_utf8(value).ok().filter(|_| is_plain(value))
+    })
+}
+
+/// Visible ASCII without what RFC 6265 section 4.1.1 leaves out of a cookie's value.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without a way out in between, the compiler looks at many bytes at once: tokens are long"
+)]
+fn is_plain(value: &[u8]) -> bool {
+    value.iter().fold(true, |plain, byte| {
+        plain & byte.is_ascii_graphic() & (*byte != b'"') & (*byte != b',') & (*byte != b'\\')
     })
 }
 

@@ -15,27 +15,31 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_REQUEST_ID: usize = 128;
 
 /// The request's id: the trusted proxy's, when it is sane (one, visible ASCII, at most 128 bytes), else the fresh one.
+/// Visible ASCII in either case.
 #[must_use]
-pub fn request_id(headers: &HeaderMap, peer_trusted: bool, fresh: impl FnOnce() -> String) -> String {
+pub fn request_id(headers: &HeaderMap, peer_trusted: bool, fresh: impl FnOnce() -> HeaderValue) -> HeaderValue {
     let sane = |value: &&HeaderValue| {
         (1..=LONGEST_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
+    if !peer_trusted {
+        return fresh();
+    }
     let mut given = headers.get_all(REQUEST_ID).iter();
-    let first = given.next().filter(|_| peer_trusted && given.next().is_none()).filter(sane);
-    first.and_then(|value| value.to_str().ok()).map_or_else(fresh, str::to_owned)
+    let first = given.next().filter(|_| given.next().is_none()).filter(sane);
+    first.cloned().unwrap_or_else(fresh)
 }
 
 /// The forwarding headers of one request on its way to the upstream.
 pub struct Way<'a> {
     admitted: &'a Admitted,
     peer: IpAddr,
-    request_id: &'a str,
+    request_id: &'a HeaderValue,
 }
 
 impl<'a> Way<'a> {
     /// `peer`: the socket's other end.
     #[must_use]
-    pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a str) -> Self {
+    pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a HeaderValue) -> Self {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
         Self { admitted, peer, request_id }
     }
@@ -51,8 +55,8 @@ impl<'a> Way<'a> {
         matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
     }
 
-    /// Hands over the headers that describe the way, as they are to be written, their values in pieces. `came`: the request's headers, of which
-    /// those that `goes_on` denies are not there any more.
+    /// Hands over the headers that describe the way, their names as they are to be written and their values in pieces.
+    /// `came`: the request's headers, of which those that `goes_on` denies are not there any more.
     pub fn each(
         &self,
         came: &HeaderMap,
@@ -83,10 +87,7 @@ impl<'a> Way<'a> {
         } else {
             hand_over("X-Real-IP", &[Address::of(*client).text()]);
         }
-        // It goes into logs and never holds anything else; all the same nothing here may end a line.
-        if self.request_id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
-        }
+        hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
     }
 }
 
@@ -153,7 +154,8 @@ mod tests {
         let parts = request.body(()).unwrap().into_parts().0;
         let peer = peer.parse().ok();
         let admitted = admit(&parts, peer, &edge).unwrap();
-        let way = Way::new(&admitted, peer, "id-1");
+        let id = HeaderValue::from_static("id-1");
+        let way = Way::new(&admitted, peer, &id);
         let mut headers = parts.headers.clone();
         for name in parts.headers.keys().filter(|name| way.replaces(name)) {
             headers.remove(name);
@@ -222,7 +224,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("x-request-id", HeaderValue::from_str(value).unwrap());
-            let id = request_id(&headers, trusted, || String::from("fresh"));
+            let id = request_id(&headers, trusted, || HeaderValue::from_static("fresh"));
             assert_eq!(id, if taken { value } else { "fresh" });
         }
     }

@@ -4,6 +4,8 @@
 //! the end of a segment) costs one scan and one copy; the work for a hostile path is bounded, and [`Readings::complete`]
 //! says when the bound was reached, so that nobody takes a part for the whole.
 
+use std::sync::Arc;
+
 /// How many readings one path may have before the search is given up.
 const MOST_READINGS: usize = 256;
 /// How many bytes all readings of one path may have together.
@@ -15,7 +17,7 @@ const MOST_DECODINGS: usize = 2;
 /// Every plausible reading of one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readings {
-    sent: Box<[u8]>,
+    sent: Arc<str>,
     /// The distinct readings other than the one as sent. Empty for plain paths: no allocation.
     others: Vec<Vec<u8>>,
     canonical: Option<usize>,
@@ -26,8 +28,8 @@ impl Readings {
     /// Works them out. `None` where a control character or NUL hides in it, also encoded (up to twice).
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
-        let sent: Box<[u8]> = path.as_bytes().into();
-        if is_plain(&sent) {
+        let sent: Arc<str> = path.into();
+        if is_plain(path.as_bytes()) {
             return Some(Self { sent, others: Vec::new(), canonical: None, complete: true });
         }
         Search::run(sent)
@@ -36,7 +38,13 @@ impl Readings {
     /// The path as it was sent.
     #[must_use]
     pub fn as_sent(&self) -> &[u8] {
-        &self.sent
+        self.sent.as_bytes()
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.sent)
     }
 
     /// Whether the path has one reading only (but for letter case).
@@ -54,7 +62,7 @@ impl Readings {
     /// Calls `visit` with every distinct reading, the one as sent first, until it returns false.
     /// Case folding is not among them: the router compares each reading both ways (see `router`).
     pub fn all(&self, visit: &mut dyn FnMut(&[u8]) -> bool) {
-        if !visit(&self.sent) {
+        if !visit(self.as_sent()) {
             return;
         }
         for other in &self.others {
@@ -67,7 +75,7 @@ impl Readings {
     /// The most decoded, dot-free reading, for `explain` and logs.
     #[must_use]
     pub fn canonical(&self) -> String {
-        let bytes = self.canonical.and_then(|index| self.others.get(index)).map_or(&*self.sent, Vec::as_slice);
+        let bytes = self.canonical.and_then(|index| self.others.get(index)).map_or(self.as_sent(), Vec::as_slice);
         String::from_utf8_lossy(bytes).into_owned()
     }
 }
@@ -138,7 +146,7 @@ struct Search {
 }
 
 impl Search {
-    fn run(sent: Box<[u8]>) -> Option<Readings> {
+    fn run(sent: Arc<str>) -> Option<Readings> {
         let mut search = Self {
             found: Vec::new(),
             seen: std::collections::HashSet::new(),
@@ -146,7 +154,7 @@ impl Search {
             bytes: 0,
             complete: true,
         };
-        search.add(sent.to_vec())?;
+        search.add(sent.as_bytes().to_vec())?;
         let mut start = 0;
         for depth in 0..=MOST_DECODINGS {
             search.close(start)?;

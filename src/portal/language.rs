@@ -2,8 +2,8 @@
 //!
 //! Nothing of the header is ever written into a page: it only chooses between two fixed values.
 
-use http::HeaderMap;
 use http::header::ACCEPT_LANGUAGE;
+use http::{HeaderMap, HeaderValue};
 
 /// A language that the pages are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,9 +22,15 @@ impl Language {
     /// The one of our languages that the client likes best; English where it names neither.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
+        Self::of_lines(headers.get_all(ACCEPT_LANGUAGE))
+    }
+
+    /// The same, from the lines of `Accept-Language` alone.
+    #[must_use]
+    pub fn of_lines<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Self {
         let mut english = Liking::default();
         let mut korean = Liking::default();
-        let ranges = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok());
+        let ranges = lines.into_iter().filter_map(|line| line.to_str().ok());
         let ranges = ranges.flat_map(|line| line.split(',')).map(str::trim).filter(|range| !range.is_empty());
         for (place, range) in ranges.take(MAX_RANGES).enumerate() {
             let Some((tag, quality)) = parse_range(range) else { continue };

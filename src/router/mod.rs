@@ -46,6 +46,8 @@ pub enum Target {
 /// One route as the gate needs it.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its place among all routes of the configuration.
+    pub index: usize,
     /// For logs, metrics and `explain`.
     pub name: String,
     /// What it demands.
@@ -124,6 +126,7 @@ impl Router {
             let path = format!("{}{path}", config.portal_prefix);
             router.portal.insert(path.as_bytes().into(), router.routes.len());
             router.routes.push(Route {
+                index: router.routes.len(),
                 name: format!("portal:{path}"),
                 policy: Policy { access, groups: Vec::new(), users: Vec::new() },
                 target: Target::Portal(endpoint),
@@ -147,6 +150,7 @@ impl Router {
         table.add(route, index);
         let upstream = route.upstream.as_ref().and_then(|name| self.upstreams.iter().position(|known| known == name));
         self.routes.push(Route {
+            index,
             name: route.name.clone(),
             policy: Policy { access: route.access, groups: route.groups.clone(), users: route.users.clone() },
             target: Target::Upstream(upstream),
@@ -159,6 +163,12 @@ impl Router {
     #[must_use]
     pub fn upstreams(&self) -> &[String] {
         &self.upstreams
+    }
+
+    /// Every route, in the order of [`Route::index`].
+    #[must_use]
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// Finds the route of a request.

@@ -24,6 +24,9 @@ use crate::gate::{self, Core};
 /// hyper's buffer for one direction; it also bounds what a slow client can make us hold.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// How many headers hyper takes unless told otherwise; more are answered with 431. A test holds it.
+const DEFAULT_MAX_HEADERS: usize = 100;
+
 /// Serves one connection to its end.
 pub(super) async fn serve<S>(socket: S, peer: Option<IpAddr>, core: Rc<Core>, stage: watch::Receiver<Stage>)
 where
@@ -39,7 +42,8 @@ where
             if request.headers().contains_key(UPGRADE) {
                 pace.forget_heads();
             }
-            let answer = gate::handle(Rc::clone(&core), peer, request, pace.spelling());
+            // In a box: hyper would move it about, and it is large.
+            let answer = Box::pin(gate::handle(Rc::clone(&core), peer, request, pace.spelling()));
             let pace = Arc::clone(&pace);
             async move { Ok::<_, Infallible>(answer.await.map(|body| PacedBody::new(body, pace))) }
         })
@@ -47,10 +51,13 @@ where
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
-        .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes + 1024))
         .title_case_headers(true);
+    // hyper's own limit is on the stack; one that is set is a vector, cleared for every request.
+    if limits.max_headers != DEFAULT_MAX_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
     let io = TokioIo::new(Paced::new(socket, Arc::clone(&pace)));
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
 

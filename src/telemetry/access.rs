@@ -5,24 +5,32 @@
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::metrics::Metrics;
+use http::{HeaderValue, Method};
+
+use super::metrics::{Metrics, RouteCounters};
 use crate::clock::{Clock, rfc3339};
 use crate::config::LogFormat;
+use crate::policy::Principal;
 
-/// The facts of one request, filled in as they become known.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+/// The facts of one request, filled in as they become known. Everything in it is shared with whoever found it out:
+/// nothing is copied for the log's sake.
+#[derive(Clone, Debug)]
 pub struct Entry {
-    pub id: String,
+    /// Visible ASCII.
+    pub id: HeaderValue,
     pub client: Option<IpAddr>,
-    pub method: String,
-    pub host: String,
+    pub method: Method,
+    pub host: Option<Arc<str>>,
     /// Without the query, which may hold what must not be logged.
-    pub path: String,
-    pub route: String,
-    pub user: String,
+    pub path: Option<Arc<str>>,
+    /// `None`: no route was found.
+    pub route: Option<Rc<RouteCounters>>,
+    pub user: Option<Arc<Principal>>,
     /// `allow` or `deny`; empty for the portal's own endpoints.
     pub decision: &'static str,
     /// A stable reason code.
@@ -30,21 +38,51 @@ pub struct Entry {
     pub status: u16,
     /// Bytes of the answer's body.
     pub bytes: u64,
-    #[serde(serialize_with = "milliseconds")]
     pub duration: Duration,
-    #[serde(serialize_with = "optional_milliseconds")]
     pub upstream_duration: Option<Duration>,
 }
 
-fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
-}
+impl Entry {
+    /// What is known at the very beginning.
+    #[must_use]
+    pub fn new(client: Option<IpAddr>, method: Method) -> Self {
+        Self {
+            id: HeaderValue::from_static(""),
+            client,
+            method,
+            host: None,
+            path: None,
+            route: None,
+            user: None,
+            decision: "",
+            reason: "",
+            status: 0,
+            bytes: 0,
+            duration: Duration::ZERO,
+            upstream_duration: None,
+        }
+    }
 
-#[expect(clippy::ref_option, reason = "the signature that serde wants")]
-fn optional_milliseconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match duration {
-        Some(duration) => milliseconds(duration, serializer),
-        None => serializer.serialize_none(),
+    /// The request's id as text; empty before there is one.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    fn host(&self) -> &str {
+        self.host.as_deref().unwrap_or_default()
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or_default()
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("", |route| route.name())
+    }
+
+    fn user(&self) -> &str {
+        self.user.as_ref().map_or("", |person| &person.username)
     }
 }
 
@@ -94,7 +132,7 @@ impl AccessLog {
 
     /// Writes one line and counts it.
     pub fn write(&self, entry: &Entry) {
-        self.metrics.request_ended(&entry.route, entry.status, entry.duration);
+        self.metrics.request_ended(entry.route.as_deref(), entry.status, entry.duration);
         if entry.decision == "deny" {
             self.metrics.denied(entry.reason);
         }
@@ -141,18 +179,46 @@ impl AccessLog {
         }
     }
 
+    /// Written by hand: every request pays for it, and the field's names are ours.
     fn json(&self, lines: &mut Vec<u8>, entry: &Entry) {
         self.with_time(|time| {
             lines.extend_from_slice(b"{\"time\":\"");
             lines.extend_from_slice(time.as_bytes());
-            lines.extend_from_slice(b"\",\"kind\":\"access\",");
+            lines.extend_from_slice(b"\",\"kind\":\"access\",\"id\":");
         });
-        let start = lines.len();
-        if serde_json::to_writer(&mut *lines, entry).is_ok() {
-            // Joins the two objects: the entry's own opening brace goes.
-            lines.remove(start);
+        json_string(lines, entry.id());
+        match entry.client {
+            None => lines.extend_from_slice(b",\"client\":null"),
+            Some(client) => {
+                // Writing to a vector can't fail.
+                let _ = write!(lines, ",\"client\":\"{client}\"");
+            }
         }
-        lines.push(b'\n');
+        for (name, text) in [
+            (&b",\"method\":"[..], entry.method.as_str()),
+            (b",\"host\":", entry.host()),
+            (b",\"path\":", entry.path()),
+            (b",\"route\":", entry.route()),
+            (b",\"user\":", entry.user()),
+            (b",\"decision\":", entry.decision),
+            (b",\"reason\":", entry.reason),
+        ] {
+            lines.extend_from_slice(name);
+            json_string(lines, text);
+        }
+        let mut digits = itoa::Buffer::new();
+        lines.extend_from_slice(b",\"status\":");
+        lines.extend_from_slice(digits.format(entry.status).as_bytes());
+        lines.extend_from_slice(b",\"bytes\":");
+        lines.extend_from_slice(digits.format(entry.bytes).as_bytes());
+        lines.extend_from_slice(b",\"duration\":");
+        milliseconds(lines, entry.duration);
+        lines.extend_from_slice(b",\"upstream_duration\":");
+        match entry.upstream_duration {
+            Some(duration) => milliseconds(lines, duration),
+            None => lines.extend_from_slice(b"null"),
+        }
+        lines.extend_from_slice(b"}\n");
     }
 
     fn text(&self, lines: &mut Vec<u8>, entry: &Entry) {
@@ -161,13 +227,13 @@ impl AccessLog {
             let _ = writeln!(
                 lines,
                 "{time} {client} {} {} {} {} {} route={} user={} {} {} {:.3}ms",
-                entry.id,
+                entry.id(),
                 entry.method,
-                entry.host.escape_default(),
-                entry.path.escape_default(),
+                entry.host().escape_default(),
+                entry.path().escape_default(),
                 entry.status,
-                entry.route.escape_default(),
-                entry.user.escape_default(),
+                entry.route().escape_default(),
+                entry.user().escape_default(),
                 entry.decision,
                 entry.reason,
                 entry.duration.as_secs_f64() * 1e3,
@@ -188,6 +254,35 @@ impl AccessLog {
     }
 }
 
+/// A JSON string (RFC 8259 section 7). Text that needs no escaping, which is nearly all, is copied as it is.
+fn json_string(lines: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        lines.push(b'"');
+        lines.extend_from_slice(text.as_bytes());
+        lines.push(b'"');
+    } else {
+        // Writing a string to a vector can't fail.
+        let _ = serde_json::to_writer(lines, text);
+    }
+}
+
+/// Milliseconds with the microseconds behind the point.
+fn milliseconds(lines: &mut Vec<u8>, duration: Duration) {
+    let micros = duration.as_micros();
+    let mut digits = itoa::Buffer::new();
+    lines.extend_from_slice(digits.format(micros / 1000).as_bytes());
+    let rest = micros % 1000;
+    if rest != 0 {
+        let padding: &[u8] = match rest {
+            0..10 => b".00",
+            10..100 => b".0",
+            _ => b".",
+        };
+        lines.extend_from_slice(padding);
+        lines.extend_from_slice(digits.format(rest).as_bytes());
+    }
+}
+
 fn write_blocks(messages: Receiver<Message>) {
     for message in messages {
         match message {
@@ -204,10 +299,11 @@ fn write_blocks(messages: Receiver<Message>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn a_line_is_one_json_object_whatever_the_request_was() {
+    fn line_of(entry: &Entry) -> serde_json::Value {
         let log = AccessLog {
             clock: Clock::manual(1_795_512_600),
             metrics: Metrics::default(),
@@ -215,11 +311,67 @@ mod tests {
             writer: None,
         };
         let mut lines = Vec::new();
-        log.json(&mut lines, &Entry { path: String::from("/a\n\"b\u{1b}"), status: 200, ..Entry::default() });
+        log.json(&mut lines, entry);
         assert_eq!(memchr::memchr_iter(b'\n', &lines).count(), 1);
-        let line: serde_json::Value = serde_json::from_slice(&lines).unwrap();
-        assert_eq!(line["path"], "/a\n\"b\u{1b}");
+        serde_json::from_slice(&lines).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_json_object_whatever_the_request_was() {
+        let path = "/a\n\"b\u{1b}\\";
+        let entry = Entry { path: Some(path.into()), status: 200, ..Entry::new(None, Method::GET) };
+        let line = line_of(&entry);
+        assert_eq!(line["path"], path);
         assert_eq!(line["time"], "2026-11-24T09:30:00Z");
         assert_eq!(line["kind"], "access");
+        assert_eq!(line["client"], serde_json::Value::Null);
+        assert_eq!(line["upstream_duration"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn every_fact_has_its_place() {
+        let metrics = Metrics::default();
+        let kim = Principal {
+            id: String::from("1"),
+            username: String::from("kim"),
+            groups: Vec::new(),
+            email: String::new(),
+            display_name: String::new(),
+        };
+        let entry = Entry {
+            id: HeaderValue::from_static("id-1"),
+            host: Some("gw.test".into()),
+            path: Some("/x".into()),
+            route: Some(Rc::new(metrics.route("app/"))),
+            user: Some(Arc::new(kim)),
+            decision: "allow",
+            reason: "logged_in",
+            status: 404,
+            bytes: 12,
+            duration: Duration::from_micros(1_002_003),
+            upstream_duration: Some(Duration::from_millis(7)),
+            ..Entry::new(Some("::1".parse().unwrap()), Method::PUT)
+        };
+        let expected = serde_json::json!({
+            "time": "2026-11-24T09:30:00Z", "kind": "access", "id": "id-1", "client": "::1", "method": "PUT",
+            "host": "gw.test", "path": "/x", "route": "app/", "user": "kim", "decision": "allow", "reason": "logged_in",
+            "status": 404, "bytes": 12, "duration": 1002.003, "upstream_duration": 7,
+        });
+        assert_eq!(line_of(&entry), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_spans_are_read_back_as_they_were(text in "\\PC*|.*", micros in 0_u64..10_000_000_000) {
+            let mut written = Vec::new();
+            json_string(&mut written, &text);
+            prop_assert_eq!(serde_json::from_slice::<String>(&written).unwrap(), text);
+            let mut written = Vec::new();
+            milliseconds(&mut written, Duration::from_micros(micros));
+            let read: f64 = serde_json::from_slice(&written).unwrap();
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+            let expected = micros as f64 / 1e3;
+            prop_assert!((read - expected).abs() < 1e-6, "{} is not {}", read, expected);
+        }
     }
 }

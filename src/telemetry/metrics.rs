@@ -1,5 +1,6 @@
 //! Metrics in the Prometheus text format. Label sets are fixed: nothing that a client sends becomes a label.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,47 @@ struct UpstreamLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DecisionLabel {
     reason: &'static str,
+}
+
+/// One worker's hold on the counters of one route: each is looked up once, so that a request only counts.
+pub struct RouteCounters {
+    name: String,
+    metrics: Metrics,
+    /// By status class, from 1xx to 5xx. A class that never came is not in the text.
+    classes: [OnceCell<Counter>; 5],
+}
+
+impl std::fmt::Debug for RouteCounters {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "RouteCounters({:?})", self.name)
+    }
+}
+
+impl RouteCounters {
+    /// The route's name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn count(&self, status: u16) {
+        let (index, status) = class_of(status);
+        if let Some(counter) = self.classes.get(index) {
+            let labels = || RequestLabels { route: self.name.clone(), status };
+            counter.get_or_init(|| self.metrics.0.requests.get_or_create_owned(&labels())).inc();
+        }
+    }
+}
+
+/// A status's class; what is no status counts as a failure of ours.
+const fn class_of(status: u16) -> (usize, &'static str) {
+    match status {
+        100..200 => (0, "1xx"),
+        200..300 => (1, "2xx"),
+        300..400 => (2, "3xx"),
+        400..500 => (3, "4xx"),
+        _ => (4, "5xx"),
+    }
 }
 
 /// All metrics of one process. Cheap to clone.
@@ -107,17 +149,21 @@ impl Metrics {
         self.0.in_flight.inc();
     }
 
-    /// A request ended, its body included. `route` is a route's name from the configuration.
-    pub fn request_ended(&self, route: &str, status: u16, took: Duration) {
-        let status = match status {
-            100..200 => "1xx",
-            200..300 => "2xx",
-            300..400 => "3xx",
-            400..500 => "4xx",
-            _ => "5xx",
-        };
+    /// The counters of a route.
+    #[must_use]
+    pub fn route(&self, name: &str) -> RouteCounters {
+        RouteCounters { name: name.to_owned(), metrics: self.clone(), classes: Default::default() }
+    }
+
+    /// A request ended, its body included. `None`: it had no route.
+    pub fn request_ended(&self, route: Option<&RouteCounters>, status: u16, took: Duration) {
         self.0.in_flight.dec();
-        self.0.requests.get_or_create(&RequestLabels { route: route.to_owned(), status }).inc();
+        if let Some(route) = route {
+            route.count(status);
+        } else {
+            let (_, status) = class_of(status);
+            self.0.requests.get_or_create(&RequestLabels { route: String::new(), status }).inc();
+        }
         self.0.durations.observe(took.as_secs_f64());
     }
 
@@ -211,7 +257,7 @@ mod tests {
     fn what_was_counted_is_in_the_text() {
         let metrics = Metrics::default();
         metrics.request_began();
-        metrics.request_ended("app/", 204, Duration::from_millis(3));
+        metrics.request_ended(Some(&metrics.route("app/")), 204, Duration::from_millis(3));
         metrics.login("refused");
         let text = metrics.text();
         assert!(text.contains("doorward_requests_total{route=\"app/\",status=\"2xx\"} 1"), "{text}");

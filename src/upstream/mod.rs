@@ -53,7 +53,7 @@ pub struct Outgoing<'a> {
     /// The other end of the client's socket; `None`: a unix socket.
     pub peer: Option<IpAddr>,
     /// For `X-Request-Id`.
-    pub request_id: &'a str,
+    pub request_id: &'a HeaderValue,
     /// Cut from the front of the path; `""`: nothing.
     pub strip_prefix: &'a str,
     /// Which of the client's headers go no further.

@@ -111,7 +111,7 @@ async fn answer(
         pass: &pass,
         admitted: &admitted,
         peer: None,
-        request_id: "id",
+        request_id: &HeaderValue::from_static("id"),
         strip_prefix: "",
         guarded: &Guarded::new(&[], false),
         identity: &[],

@@ -96,7 +96,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn forwarded(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &str) {
+fn forwarded(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &HeaderValue) {
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
     let text = |value: String| HeaderValue::try_from(value).unwrap();
     if admitted.peer_trusted {
@@ -122,7 +122,7 @@ fn forwarded(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>,
     }
     headers.insert("x-forwarded-proto", HeaderValue::from_static(admitted.scheme.as_str()));
     headers.insert("x-real-ip", text(admitted.client.to_string()));
-    headers.insert("x-request-id", text(request_id.to_owned()));
+    headers.insert("x-request-id", request_id.clone());
 }
 
 fn extend(headers: &mut HeaderMap, name: &'static str, last: &str) {
@@ -222,7 +222,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         pass: &pass(setting.person),
         admitted: &admitted,
         peer: setting.peer,
-        request_id: "id-1",
+        request_id: &HeaderValue::from_static("id-1"),
         strip_prefix: "",
         guarded: &guarded,
         identity: &ours,
@@ -377,7 +377,7 @@ fn the_bytes_of_an_ordinary_request() {
         pass: &pass(true),
         admitted: &admitted,
         peer,
-        request_id: "id-1",
+        request_id: &HeaderValue::from_static("id-1"),
         strip_prefix: "",
         guarded: &guarded,
         identity: &ours,
@@ -393,7 +393,7 @@ fn the_bytes_of_an_ordinary_request() {
     assert_eq!(
         String::from_utf8(written).unwrap(),
         "GET /a HTTP/1.1\r\nHost: gw.test\r\naccept: */*\r\nSOAPAction: x\r\nCookie: a=b\r\n\
-         X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Host: gw.test\r\nX-Forwarded-Proto: https\r\nX-Real-Ip: 9.9.9.9\r\n\
+         X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Host: gw.test\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 9.9.9.9\r\n\
          X-Request-Id: id-1\r\nX-Forwarded-User: kim\r\n\r\n"
     );
 }
