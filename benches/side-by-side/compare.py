@@ -97,7 +97,8 @@ class Comparison:
         """The compared programs, started once and shown to do the job."""
         if self.field is None:
             self.field = {}
-            makers = [servers.nginx, lambda *a: servers.haproxy(*a, False), lambda *a: servers.haproxy(*a, True)]
+            makers = [servers.nginx, lambda *a: servers.nginx(*a, True), lambda *a: servers.haproxy(*a, False),
+                      lambda *a: servers.haproxy(*a, True)]
             makers += [] if self.options.without_envoy else [servers.envoy]
             for make in [*makers, servers.doorward]:
                 server = self.start(make(self.folder, self.upstream))
@@ -306,7 +307,7 @@ def check_the_job(server):
     status, body = load.answer(server, "/whoami", token())
     if status != 200:
         raise SystemExit(f"{name} answers {status} to a valid token")
-    if name in ("nginx", "haproxy"):
+    if name in ("nginx", "nginx-buffered", "haproxy"):
         return
     if body != b"kim":
         raise SystemExit(f"{name} names {body!r} to the upstream, not the user")

@@ -241,9 +241,14 @@ fn the_body_of_a_refused_request_is_never_taken_for_a_request() {
     let (upstream, gateway) = open();
     let embedded = "GET /open/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for body in [embedded.to_owned(), embedded.repeat(300_000 / embedded.len())] {
-        let request = format!("POST /closed HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        // The last request ends the connection, where the body before it was short enough to be read past.
+        let request = format!(
+            "POST /closed HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}\
+             GET /closed HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
         let answers = exchange(gateway.address, request.as_bytes(), 3);
-        assert!(answers.len() <= 1, "{answers:?}");
+        assert!(answers.len() <= 2 && answers.iter().all(|answer| answer.status == 401), "{answers:?}");
     }
     assert_eq!(upstream.count(), 0);
 }
