@@ -126,6 +126,7 @@ fn languages(headers: &HeaderMap) -> Vec<HeaderValue> {
 }
 
 #[expect(clippy::too_many_lines, reason = "the line, step by step: in pieces nobody could read its order")]
+#[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
 async fn serve(
     core: &Rc<Core>,
     own: &Own,

@@ -282,7 +282,7 @@ impl Exchange<'_> {
             let idle = if self.asked.upgrade { None } else { url.pool.take(!self.repeatable) };
             if let Some(connection) = idle {
                 match self.send(connection, next).await {
-                    Ok((connection, head)) => return self.answered(url, connection, head, in_flight),
+                    Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
                         next = unsent;
@@ -308,7 +308,7 @@ impl Exchange<'_> {
                 }
             };
             match self.send(connection, next).await {
-                Ok((connection, head)) => return self.answered(url, connection, head, in_flight),
+                Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
                 Err(Failed::Unsent(unsent)) => {
                     url.state.failed(self.upstreams.now());
                     last_error = Some(io::Error::other("it closed a fresh connection"));
@@ -399,29 +399,6 @@ impl Exchange<'_> {
         outcome.map(|head| (connection, head))
     }
 
-    fn answered(
-        &self,
-        url: &Url,
-        connection: Box<Connection>,
-        head: response::Head,
-        in_flight: InFlight,
-    ) -> Result<Answer, Error> {
-        url.state.succeeded();
-        let response::Head { status, headers, framing, keeps, trailers } = head;
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            let (stream, early) = connection.into_parts();
-            let mut head = Response::new(());
-            *head.status_mut() = status;
-            *head.headers_mut() = headers;
-            return Ok(Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } });
-        }
-        let pool = keeps.then(|| Rc::clone(&url.pool));
-        let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(Answer::Response(response))
-    }
-
     /// Whose fault it was: the client's body, or the backend.
     fn failed(&self, url: &Url, failed: Failed) -> Error {
         match failed {
@@ -440,4 +417,21 @@ impl Exchange<'_> {
         url.state.failed(self.upstreams.now());
         Error::Broken { upstream: self.one.name.clone(), source: Box::new(silence) }
     }
+}
+
+fn answered(url: &Url, connection: Box<Connection>, head: response::Head, in_flight: InFlight) -> Answer {
+    url.state.succeeded();
+    let response::Head { status, headers, framing, keeps, trailers } = head;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let (stream, early) = connection.into_parts();
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        *head.headers_mut() = headers;
+        return Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } };
+    }
+    let pool = keeps.then(|| Rc::clone(&url.pool));
+    let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Answer::Response(response)
 }

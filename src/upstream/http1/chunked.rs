@@ -175,8 +175,11 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `pieces` one after the other. The content, the trailers, and what is left behind the end.
-    fn read(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, HeaderMap, Vec<u8>)>, &'static str> {
+    /// The content, the trailers, and what is left behind the end.
+    type Whole = (Vec<u8>, HeaderMap, Vec<u8>);
+
+    /// Feeds `pieces` one after the other.
+    fn read(pieces: &[&[u8]]) -> Result<Option<Whole>, &'static str> {
         let announced = [HeaderName::from_static("x-sum")];
         let mut chunked = Chunked::new();
         let (mut bytes, mut content) = (BytesMut::new(), Vec::new());

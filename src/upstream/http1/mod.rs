@@ -189,6 +189,7 @@ pub(super) enum Silence {
 }
 
 /// A connection to a backend.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the two directions")]
 pub(super) struct Connection {
     stream: Stream,
     buffers: Rc<Buffers>,

@@ -162,6 +162,7 @@ fn sorted(headers: &HeaderMap) -> Vec<(String, Vec<HeaderValue>)> {
     all
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "switches, each thrown at random")]
 struct Setting {
     trusted: bool,
     person: bool,

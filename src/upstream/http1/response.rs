@@ -133,6 +133,7 @@ fn find(bytes: &[u8], places: &mut [Place; MOST_HEADERS]) -> Result<Option<Found
 
 /// What the lines about the framing say.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each line says it or does not")]
 struct Said {
     length: Option<u64>,
     /// As it was written.
