@@ -12,6 +12,9 @@ mod clock;
 mod config;
 mod context;
 mod gate;
+#[cfg(feature = "measure")]
+#[doc(hidden)]
+pub mod measure;
 mod message;
 mod policy;
 mod portal;

@@ -49,6 +49,34 @@ impl<T: Zeroize> Drop for Secret<T> {
 mod tests {
     use super::*;
 
+    /// Does not compile where the type has the trait: the compiler then can't choose between the two implementations.
+    macro_rules! assert_has_not {
+        ($type:ty: $($bound:path),+) => {$({
+            trait Chosen<A> {
+                fn choose() {}
+            }
+            impl<T: ?Sized> Chosen<()> for T {}
+            struct Has;
+            impl<T: ?Sized + $bound> Chosen<Has> for T {}
+            <$type as Chosen<_>>::choose();
+        })+};
+    }
+
+    #[test]
+    fn a_secret_can_not_be_printed_compared_or_written_down() {
+        use std::borrow::Borrow;
+        use std::fmt::{Display, LowerHex};
+        use std::hash::Hash;
+        use std::ops::Deref;
+        assert_has_not!(Secret<String>: Display, PartialEq, PartialOrd, Hash, serde::Serialize, Deref, ToString);
+        assert_has_not!(Secret<String>: AsRef<str>, AsRef<[u8]>, Borrow<str>, Into<String>);
+        assert_has_not!(Secret<Vec<u8>>: Display, LowerHex, PartialEq, PartialOrd, Hash, serde::Serialize, Deref);
+        assert_has_not!(Secret<Vec<u8>>: AsRef<[u8]>, Borrow<[u8]>, Into<Vec<u8>>);
+        // What holds one can be none of it either, unless somebody writes it out by hand.
+        assert_has_not!(crate::config::KeyMaterial: Display, PartialEq, Hash, serde::Serialize);
+        assert_has_not!(crate::store::Account: Display, PartialEq, Hash, serde::Serialize);
+    }
+
     #[test]
     fn a_secret_does_not_show_itself() {
         let secret = Secret::new(String::from("canary"));

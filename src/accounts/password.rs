@@ -282,6 +282,37 @@ mod tests {
         }
     }
 
+    /// bcrypt goes round and round its key, the NUL at the end included: this is the same key to it.
+    #[test]
+    fn a_password_that_repeats_itself_behind_a_nul_is_another_one() {
+        let once = hash("right", 4).unwrap();
+        assert!(bcrypt::verify("right\0right", &once).unwrap_or(true), "bcrypt looks after this itself now");
+        for repeated in ["right\0right", "right\0right\0right", "right\0"] {
+            assert!(!check(&clock(), Some(&once), true, repeated, 4).right, "{repeated:?}");
+            assert_eq!(hash(repeated, 4), None, "{repeated:?}");
+        }
+    }
+
+    #[test]
+    fn no_stored_hash_may_cost_more_than_a_login_may_take() {
+        for (cost, expected) in [
+            ("04", Ok(())),
+            ("16", Ok(())),
+            ("17", Err(HashTextError::Cost)),
+            ("31", Err(HashTextError::Cost)),
+            ("03", Err(HashTextError::Cost)),
+        ] {
+            let text = VECTORS[1].replacen("$04$", &format!("${cost}$"), 1);
+            assert_eq!(validate(&text), expected, "{cost}");
+        }
+        let keyed = VECTORS[3].replace("r=4", "r=17");
+        assert_eq!(validate(&keyed), Err(HashTextError::Cost));
+        assert_eq!(check(&clock(), Some(&keyed), true, "pässword", 4).rounds, 1 << 4);
+        for head in ["m=262145,t=2,p=1", "m=64,t=17,p=1", "m=64,t=2,p=17"] {
+            assert_eq!(validate(&VECTORS[5].replace("m=64,t=2,p=1", head)), Err(HashTextError::Cost), "{head}");
+        }
+    }
+
     #[test]
     fn every_refusal_costs_the_same_rounds() {
         let (low, long) = (hash("right", 4).unwrap(), "x".repeat(80));

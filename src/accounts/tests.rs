@@ -403,3 +403,38 @@ async fn a_store_that_is_gone_is_said_whatever_the_name() {
         assert!(matches!(room.sign_in(name, PASSWORD).await, SignIn::Unavailable(_)));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_change_that_something_overtook_changes_nothing() {
+    let room = Arc::new(Room::with_pool(1, 8));
+    let kim = room.add("kim").await;
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let (began, running) = tokio::sync::oneshot::channel();
+    let hashers = room.accounts.hashers.clone();
+    let holding = tokio::spawn(async move {
+        let job = move || {
+            let _ = began.send(());
+            let _ = gate.recv();
+        };
+        hashers.run(job).await
+    });
+    running.await.unwrap();
+    // The current password was right and the account enabled when they were read, but the hash has to wait.
+    let changing = tokio::spawn({
+        let (room, id) = (Arc::clone(&room), kim.id.clone());
+        async move {
+            let (current, new) = (secret(PASSWORD), secret("twelve geese"));
+            room.accounts.change_own_password(&room.login, &room.token, &id, current, new, client()).await
+        }
+    });
+    while room.accounts.hashers.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    room.accounts.disable(&room.token, "kim").await.unwrap();
+    release.send(()).unwrap();
+    holding.await.unwrap().unwrap();
+    assert!(matches!(changing.await.unwrap(), Err(AccountError::Store(StoreError::Conflict))));
+    let now = room.accounts.by_name("kim").await.unwrap();
+    assert!(now.disabled && now.version == kim.version, "the change went through");
+    assert_eq!(now.password_hash.expose(), kim.password_hash.expose());
+}

@@ -229,6 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn a_million_random_names_from_as_many_networks_take_no_more_memory_than_a_few() {
+        let throttle = Throttle::new(Clock::manual(1_000));
+        let mut key: u128 = 0x9e37_79b9_7f4a_7c15;
+        let mut most = 0;
+        for number in 0..1_000_000_u32 {
+            // What a flood would make; hashed names would only take longer.
+            key = key.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(1);
+            throttle.wrong(Bucket(key.to_be_bytes()), LIMIT);
+            if number % 10_000 == 0 {
+                most = most.max(throttle.len());
+            }
+        }
+        assert!(most <= 2 * GENERATION && throttle.len() <= 2 * GENERATION, "{most}");
+        let counted = throttle.counted.lock().unwrap();
+        // Nor did a table that was emptied keep its room.
+        assert!(counted.young.capacity() + counted.old.capacity() <= 8 * GENERATION);
+        assert!(counted.young.values().chain(counted.old.values()).all(|tries| tries.0.capacity() <= 2 * SLOTS));
+    }
+
+    #[test]
     fn a_great_limit_takes_little_memory_and_errs_on_the_strict_side() {
         let clock = Clock::manual(1_000);
         let throttle = Throttle::new(clock.clone());

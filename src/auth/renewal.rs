@@ -84,13 +84,15 @@ struct Request<'a> {
     client: Client<'a>,
 }
 
-/// What makes two tokens the same for a renewal.
+/// What makes two tokens the same for a renewal: all of a token that its outcome depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct RenewalKey {
     ring: u64,
     account: u128,
     session: Option<u128>,
     seq: Option<u64>,
+    version: Option<u64>,
+    auth_time: u64,
     issued_at: u64,
     expires: u64,
 }
@@ -209,6 +211,8 @@ impl Sessions {
             account: old.account_key,
             session: old.session_key,
             seq: old.seq,
+            version: old.version,
+            auth_time: old.auth_time,
             issued_at: old.issued_at,
             expires: old.expires,
         };

@@ -454,6 +454,31 @@ mod tests {
     }
 
     #[test]
+    fn what_has_expired_is_forgotten_and_nothing_else() {
+        let session: SessionId = "s1".parse().unwrap();
+        let account = |id: &str| -> AccountId { id.parse().unwrap() };
+        for what in [
+            Revocation::Session { session: session.clone() },
+            Revocation::Account { account: account("a") },
+            Revocation::AccountWithoutSession { account: account("a") },
+            Revocation::All,
+        ] {
+            let revocations = Revocations::default();
+            revocations.extend(&[entry(7, what.clone())], 7);
+            let tokens = match what {
+                Revocation::AccountWithoutSession { .. } => [token("a", None, None, AT - 5)],
+                _ => [token("a", Some("s1"), Some(3), AT - 5)],
+            };
+            let standing = || tokens.each_ref().map(|token| revocations.standing(token));
+            assert_eq!(standing(), [Standing::Revoked], "{what:?}");
+            revocations.forget_expired(AT + 99);
+            assert_eq!((standing(), revocations.len()), ([Standing::Revoked], 1), "{what:?} was forgotten too early");
+            revocations.forget_expired(AT + 100);
+            assert_eq!((standing(), revocations.len()), ([Standing::Current], 0), "{what:?} is kept for ever");
+        }
+    }
+
+    #[test]
     fn entries_may_come_twice_and_in_any_order() {
         let revocations = Revocations::default();
         let old = LogEntry { at: 2_000, expires: 9_000, ..entry(3, Revocation::All) };

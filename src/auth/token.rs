@@ -617,6 +617,27 @@ mod tests {
         assert!(ring().verify(&signed(HEADER, &payload), NOW).is_err());
     }
 
+    #[test]
+    fn a_huge_token_is_refused_by_its_length_and_a_broad_one_by_its_members() {
+        let payload = format!(r#"{{"x":"{}"}}"#, "a".repeat(2 * 1024 * 1024));
+        let huge = signed(HEADER, &payload);
+        assert_eq!(ring().verify(&huge, NOW).unwrap_err(), TokenError::Malformed("it is too long"));
+        assert_eq!(ring().verify(&".".repeat(1_000_000), NOW).unwrap_err(), TokenError::Malformed("it is too long"));
+        assert!(ring().verify(&".".repeat(MAX_TOKEN_BYTES), NOW).is_err());
+        // As many members as fit, all different, and then one of them twice.
+        let mut claims = foreign().to_string();
+        claims.pop();
+        let many = (0..500).fold(String::new(), |many, number| many + &format!(",\"m{number}\":1"));
+        assert!(ring().verify(&signed(HEADER, &format!("{claims}{many}}}")), NOW).is_ok());
+        let doubled = signed(HEADER, &format!("{claims}{many},\"m0\":1}}"));
+        assert_eq!(ring().verify(&doubled, NOW).unwrap_err(), TokenError::Claim("they can't be read"));
+        // Right behind the deepest nesting that is read.
+        for (depth, read) in [(MAX_DEPTH - 1, true), (MAX_DEPTH, false), (1_000, false)] {
+            let nested = format!("{claims},\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(ring().verify(&signed(HEADER, &nested), NOW).is_ok(), read, "{depth}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_refused_without_a_panic(text in "\\PC{0,200}") {

@@ -21,6 +21,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::check::load;
+#[cfg(feature = "measure")]
+pub use self::check::parse;
 pub use self::protect::protect_toml;
 pub use self::secrets::from_process;
 use crate::secret::Secret;

@@ -473,6 +473,57 @@ fn single_mistakes() {
 }
 
 #[test]
+fn no_identity_header_takes_the_place_of_one_that_means_something_else() {
+    for name in [
+        "Host",
+        "HOST",
+        "Cookie",
+        "Set-Cookie",
+        "Content-Length",
+        "Content-Type",
+        "Transfer-Encoding",
+        "Connection",
+        "Keep-Alive",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Expect",
+        "Authorization",
+        "Proxy-Authorization",
+        "Range",
+        "Date",
+        "Via",
+        "Origin",
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Port",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Uri",
+        "X-Forwarded-Method",
+        "X-Real-IP",
+        "X-Request-Id",
+        "X-Original-URI",
+        "X-Rewrite-URL",
+        "Content_Length",
+        "Transfer.Encoding",
+        "x_forwarded_for",
+        "",
+        ":path",
+        "X-A\\u000d\\u000aX-B",
+        "X-\u{e9}",
+    ] {
+        assert!(read(&format!("[identity.headers]\n\"{name}\" = \"{{id}}\"\n{SMALLEST}")).is_err(), "{name}");
+    }
+    for (one, other) in [("X-User", "x_user"), ("X-User", "X.USER"), ("X-User", "X~User")] {
+        let both = format!("[identity.headers]\n\"{one}\" = \"{{id}}\"\n\"{other}\" = \"{{email}}\"\n{SMALLEST}");
+        assert!(read(&both).is_err(), "{one} {other}");
+    }
+    assert!(read(&format!("[identity.headers]\n\"X-User\" = \"{{id}}\"\n{SMALLEST}")).is_ok());
+}
+
+#[test]
 fn what_is_unwise_but_allowed_is_a_warning() {
     let config = good(&format!("[login]\nbcrypt_cost = 4\n{SMALLEST}"));
     assert!(config.warnings[0].contains(":2:15: login.bcrypt_cost: "), "{:?}", config.warnings);

@@ -149,9 +149,7 @@ pub(super) fn answer(
         Rejection::Denied(Denied::LoginRequired(_)) => {
             let mut response =
                 replies::problem(public.status, public.code, public.words, Some(&login_url(live, asked)));
-            // RFC 9110 section 15.5.2 wants a challenge with every 401; this one opens no dialog in a browser.
-            let challenge = HeaderValue::from_static("Bearer realm=\"doorward\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, replies::CHALLENGE);
             response
         }
         _ if person_looks => {

@@ -319,6 +319,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn no_control_character_is_sent_not_even_one_that_a_header_may_hold() {
+        let ours = [header("x-name", vec![TemplatePart::DisplayName]), header("x-groups", vec![TemplatePart::Groups])];
+        for sign in ['\t', '\n', '\r', '\0', '\u{7f}', '\u{85}'] {
+            let mut person = person();
+            person.display_name = format!("x{sign}y");
+            person.groups = vec![format!("a{sign}b"), String::from("c")];
+            let mut headers = HeaderMap::new();
+            set(&mut headers, &ours, &person);
+            assert_eq!(headers.get("x-name"), None, "{sign:?}");
+            assert_eq!(headers["x-groups"], "c", "{sign:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn folding_decides(signs in prop::collection::vec("[-_.~!#$&'*+^|]", 2), upper in any::<bool>()) {

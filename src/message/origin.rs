@@ -63,3 +63,82 @@ fn port(authority: &str) -> Option<u16> {
     // In `[::1]` the last colon belongs to the address.
     if after.ends_with(']') { None } else { after.parse().ok() }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::super::admit::{Edge, Scheme, admit};
+    use super::*;
+
+    fn may(host: &str, origins: &[&str]) -> bool {
+        let request = http::Request::builder().uri("/").header("host", host).body(()).unwrap();
+        let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
+        let mut parts = request.into_parts().0;
+        let admitted = admit(&parts, None, &edge).unwrap();
+        for origin in origins {
+            parts.headers.append(header::ORIGIN, HeaderValue::from_bytes(origin.as_bytes()).unwrap());
+        }
+        let listed = ["listed.test".to_owned(), "port.test:8443".to_owned(), "*.wild.test".to_owned()];
+        may_connect(&parts.headers, &admitted, &listed)
+    }
+
+    #[test]
+    fn a_page_of_this_host_or_a_listed_one_may_connect() {
+        assert!(may("app.test", &[]), "a program sends no Origin");
+        for origin in [
+            "http://app.test",
+            "https://app.test",
+            "http://APP.test",
+            "http://app.test.",
+            "http://app.test:80",
+            "https://listed.test",
+            "https://listed.test:443",
+            "https://port.test:8443",
+            "https://one.wild.test",
+        ] {
+            assert!(may("app.test", &[origin]), "{origin}");
+        }
+        assert!(may("[::1]:8080", &["http://[::1]:8080"]));
+    }
+
+    #[test]
+    fn no_other_page_may_and_neither_may_two() {
+        for origin in [
+            "",
+            "null",
+            "app.test",
+            "//app.test",
+            "ftp://app.test",
+            "http://",
+            "http://app.test/",
+            "http://app.test@evil.test",
+            "http://evil.test?app.test",
+            "http://evil.test#app.test",
+            "http://evil.test\\app.test",
+            "http://app.test:8080",
+            "http://app.test:443",
+            "http://app.test.evil.test",
+            "http://xapp.test",
+            "http://sub.app.test",
+            "https://sub.listed.test",
+            "https://listed.test:8443",
+            "https://port.test",
+            "https://wild.test",
+            "https://one.two.wild.test",
+            "https://.wild.test",
+            "http://app.test, http://app.test",
+            "http://\u{e9}.test",
+        ] {
+            assert!(!may("app.test", &[origin]), "{origin}");
+        }
+        // The first of two is ours, or the second, or both.
+        for two in [
+            ["http://app.test", "http://evil.test"],
+            ["http://evil.test", "http://app.test"],
+            ["http://app.test", "http://app.test"],
+        ] {
+            assert!(!may("app.test", &two), "{two:?}");
+        }
+    }
+}

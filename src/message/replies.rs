@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// What our own answers are made of.
 pub type Reply = Response<Full<Bytes>>;
 
+/// For `WWW-Authenticate`: RFC 9110 section 15.5.2 wants a challenge with every 401; this one opens no dialog in a browser.
+pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"doorward\"");
+
 /// A problem report (RFC 9457) with `Cache-Control: no-store`. `login_url` where a login would help.
 #[must_use]
 pub fn problem(status: StatusCode, code: &str, detail: &str, login_url: Option<&str>) -> Reply {

@@ -15,7 +15,7 @@ use crate::accounts::SignIn;
 use crate::auth::session::Issued;
 use crate::clock::rfc3339;
 use crate::message::replies::{self, Reply};
-use crate::store::Account;
+use crate::store::{Account, StoreError};
 
 /// `GET`: the form, or the way on for somebody who is logged in already.
 pub(super) fn show(call: Call<'_>) -> Reply {
@@ -154,6 +154,10 @@ pub(super) async fn start_session(
     let replaces = visit.credential.filter(|_| !has_bearer(&call.head.headers));
     let started = portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, replaces).await;
     let issued = started.map_err(|error| {
+        if matches!(error, StoreError::TooLarge { .. }) {
+            tracing::error!(username = %account.username, %error, "no browser would keep the token of this account");
+            return NotStarted::CookieTooLarge;
+        }
         tracing::warn!(%error, "a session could not be stored");
         NotStarted::Unavailable
     })?;

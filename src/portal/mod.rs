@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LANGUAGE, RETRY_AFTER, SET_COOKIE, USER_AGENT};
+use http::header::{ALLOW, CONTENT_LANGUAGE, RETRY_AFTER, SET_COOKIE, USER_AGENT, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -90,7 +90,7 @@ impl Portal {
         let call = Call { visit, head: &head, language: Language::of(&head.headers) };
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         let posts = head.method == Method::POST;
-        match endpoint {
+        let mut reply = match endpoint {
             Endpoint::Login if reads => login::show(call),
             Endpoint::Login if posts => login::submit(self, call, body).await,
             Endpoint::Check if reads => check::answer(visit),
@@ -107,7 +107,11 @@ impl Portal {
             Endpoint::Login | Endpoint::Logout => call.method_not_allowed("GET, HEAD, POST"),
             Endpoint::Check | Endpoint::Account | Endpoint::Jwks => call.method_not_allowed("GET, HEAD"),
             Endpoint::AccountPassword | Endpoint::AccountSessions => call.method_not_allowed("POST"),
+        };
+        if reply.status() == StatusCode::UNAUTHORIZED {
+            reply.headers_mut().insert(WWW_AUTHENTICATE, replies::CHALLENGE);
         }
+        reply
     }
 }
 

@@ -135,12 +135,17 @@ impl Username {
     }
 }
 
+/// Beside control characters and white space: what Unicode calls default ignorable, because two names must not look the
+/// same for want of ink, and the blank pattern of Braille.
 fn is_forbidden(character: char) -> bool {
     character.is_control()
         || character.is_whitespace()
         || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{ffff}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 impl TryFrom<String> for Username {
@@ -262,6 +267,44 @@ mod tests {
             ("kim\u{200b}", NameError::Forbidden),
         ] {
             assert_eq!(Username::canonical(typed), Err(error), "{typed:?}");
+        }
+        // Each of them would make a second name that looks like the first.
+        for unseen in [
+            '\u{0}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{a0}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{17b4}',
+            '\u{180b}',
+            '\u{180e}',
+            '\u{2000}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2800}',
+            '\u{3000}',
+            '\u{3164}',
+            '\u{fe00}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{fffc}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e0100}',
+        ] {
+            for typed in [format!("kim{unseen}"), format!("{unseen}kim"), format!("k{unseen}im")] {
+                assert_eq!(Username::canonical(&typed), Err(NameError::Forbidden), "{typed:?}");
+            }
         }
         assert_eq!(Username::canonical(&"a".repeat(65)), Err(NameError::TooLong));
         assert!(Username::canonical(&"é".repeat(64)).is_ok());

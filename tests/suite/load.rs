@@ -74,7 +74,7 @@ fn wrong_passwords_unknown_names_and_disabled_accounts_look_the_same() {
 }
 
 /// The two-sided rank test of Mann and Whitney by its normal approximation: how many standard deviations apart.
-fn rank_test(first: &[Duration], second: &[Duration]) -> f64 {
+pub(crate) fn rank_test(first: &[Duration], second: &[Duration]) -> f64 {
     let mut all: Vec<(Duration, bool)> =
         first.iter().map(|time| (*time, true)).chain(second.iter().map(|time| (*time, false))).collect();
     all.sort();

@@ -32,6 +32,9 @@ mod cookies;
 mod durability;
 
 mod framing;
+mod hostile_login;
+mod hostile_sessions;
+mod hostile_tokens;
 mod identity;
 mod layering;
 mod load;
@@ -44,6 +47,7 @@ mod quick_start;
 mod redirects;
 mod renewal;
 mod revocation;
+mod security_table;
 mod streaming;
 mod upstreams;
 mod websocket;

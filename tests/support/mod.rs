@@ -1,6 +1,7 @@
 //! What the tests stand on: a whole gateway on ports of its own, backends that follow a script, HTTP byte for byte,
 //! and a look at the fields of every answer.
 
+pub(crate) mod cases;
 pub(crate) mod gateway;
 pub(crate) mod token;
 pub(crate) mod turn;
