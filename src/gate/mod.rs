@@ -40,6 +40,7 @@ use crate::auth::session::Issued;
 use crate::auth::{Identified, Source, Verified, identify};
 use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
+use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, decide};
 use crate::portal::Visit;
@@ -48,7 +49,12 @@ use crate::router::{Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
 /// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
-pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn handle(
+    core: Rc<Core>,
+    peer: Option<IpAddr>,
+    request: Request<Incoming>,
+    spelling: Spelling,
+) -> Response<AnswerBody> {
     let shared = core.shared();
     let mut context = Context::open(shared.clock(), &shared.telemetry().access, peer, request.method().clone());
     let own = core.own();
@@ -56,7 +62,7 @@ pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incom
     let (parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
     let outcome = {
-        let mut served = pin!(serve(&core, &own, peer, parts, body, &mut context, &mut asked));
+        let mut served = pin!(serve(&core, &own, peer, parts, body, &spelling, &mut context, &mut asked));
         std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
     };
     let mut response = match outcome {
@@ -120,12 +126,14 @@ fn languages(headers: &HeaderMap) -> Vec<HeaderValue> {
 }
 
 #[expect(clippy::too_many_lines, reason = "the line, step by step: in pieces nobody could read its order")]
+#[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
 async fn serve(
     core: &Rc<Core>,
     own: &Own,
     peer: Option<IpAddr>,
     parts: Parts,
     body: Incoming,
+    spelling: &Spelling,
     context: &mut Context,
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
@@ -211,6 +219,7 @@ async fn serve(
                 cookie_name: &live.config.cookie.name,
                 own_bearer: known.identified.own_bearer,
                 body_timeout: live.config.server.limits.body_timeout,
+                spelling,
             };
             forward(core, own, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
         }

@@ -67,16 +67,38 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
+/// What is left of a `Cookie` line without our cookie.
+pub enum Left {
+    /// Nothing in it is ours.
+    Whole,
+    /// This, byte for byte as it came.
+    Part(Vec<u8>),
+    /// Nothing: the line goes.
+    Nothing,
+}
+
+/// Takes every cookie that some backend could read as one of that name out of a line; the others stay byte for byte.
+#[must_use]
+pub fn take_out(line: &[u8], name: &str) -> Left {
+    match without(line, name.as_bytes()) {
+        None => Left::Whole,
+        Some(left) if trim(&left).is_empty() => Left::Nothing,
+        Some(left) => Left::Part(left),
+    }
+}
+
 /// Takes out every cookie that some backend could read as one of that name; the others stay byte for byte.
+#[cfg(test)]
 pub fn remove(headers: &mut HeaderMap, name: &str) {
     let mut lines: Vec<HeaderValue> = Vec::new();
     let mut changed = false;
     for line in headers.get_all(COOKIE) {
-        match without(line.as_bytes(), name.as_bytes()) {
-            None => lines.push(line.clone()),
-            Some(left) => {
+        match take_out(line.as_bytes(), name) {
+            Left::Whole => lines.push(line.clone()),
+            Left::Nothing => changed = true,
+            Left::Part(left) => {
                 changed = true;
-                lines.extend(HeaderValue::from_bytes(&left).ok().filter(|_| !trim(&left).is_empty()));
+                lines.extend(HeaderValue::from_bytes(&left).ok());
             }
         }
     }

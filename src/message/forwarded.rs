@@ -8,9 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::admit::{Admitted, Host};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken over from a proxy, in bytes.
@@ -31,53 +29,114 @@ pub fn request_id(headers: &HeaderMap, peer_trusted: bool, fresh: impl FnOnce() 
     first.cloned().unwrap_or_else(fresh)
 }
 
-/// Sets the forwarding headers for the upstream. `peer`: the socket's other end. Comes before `identity::set`, because
-/// what an untrusted peer sent under `X-Forwarded-` is removed here whatever it says.
-pub fn set(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &HeaderValue) {
-    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
-    if admitted.peer_trusted {
-        extend(headers, &FOR, &peer.to_string());
-        if headers.contains_key(FORWARDED) {
-            let node = if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
-            extend(headers, &FORWARDED, &node);
-        }
-        if !has_valid_host(headers) {
-            headers.insert(HOST, admitted.authority.clone());
-        }
-    } else {
-        remove_all_about_the_way(headers);
-        insert(headers, FOR, &peer.to_string());
-        headers.insert(HOST, admitted.authority.clone());
+/// The forwarding headers of one request on its way to the upstream.
+pub struct Way<'a> {
+    admitted: &'a Admitted,
+    peer: IpAddr,
+    request_id: &'a HeaderValue,
+}
+
+impl<'a> Way<'a> {
+    /// `peer`: the socket's other end.
+    #[must_use]
+    pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a HeaderValue) -> Self {
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
+        Self { admitted, peer, request_id }
     }
-    headers.insert(PROTO, HeaderValue::from_static(admitted.scheme.as_str()));
-    insert(headers, REAL_IP, &admitted.client.to_string());
-    headers.insert(REQUEST_ID, request_id.clone());
+
+    /// Whether [`Way::each`] says what takes the place of the header of this name that came, if anything does. From an
+    /// untrusted peer that is everything about the way, whatever it says.
+    #[must_use]
+    pub fn replaces(&self, name: &HeaderName) -> bool {
+        let name = name.as_str();
+        if let Some(about) = name.strip_prefix("x-forwarded-") {
+            return !self.admitted.peer_trusted || matches!(about, "for" | "proto" | "host");
+        }
+        matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
+    }
+
+    /// Hands over the headers that describe the way, their names as they are to be written and their values in pieces.
+    /// `came`: the request's headers, of which those that `goes_on` denies are not there any more.
+    pub fn each(
+        &self,
+        came: &HeaderMap,
+        goes_on: impl Fn(&HeaderName) -> bool,
+        mut hand_over: impl FnMut(&'static str, &[&[u8]]),
+    ) {
+        let Admitted { peer_trusted, authority, scheme, client, .. } = self.admitted;
+        let peer = Address::of(self.peer);
+        if *peer_trusted {
+            let earlier = |name: &HeaderName| if goes_on(name) { joined(came, name) } else { Vec::new() };
+            hand_over("X-Forwarded-For", &[&earlier(&FOR), peer.text()]);
+            if came.contains_key(FORWARDED) && goes_on(&FORWARDED) {
+                let (before, after): (&[u8], &[u8]) =
+                    if self.peer.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
+                hand_over("Forwarded", &[&earlier(&FORWARDED), before, peer.text(), after]);
+            }
+            match valid_host(came).filter(|_| goes_on(&HOST)) {
+                Some(host) => hand_over("X-Forwarded-Host", &[host.as_bytes()]),
+                None => hand_over("X-Forwarded-Host", &[authority.as_bytes()]),
+            }
+        } else {
+            hand_over("X-Forwarded-For", &[peer.text()]);
+            hand_over("X-Forwarded-Host", &[authority.as_bytes()]);
+        }
+        hand_over("X-Forwarded-Proto", &[scheme.as_str().as_bytes()]);
+        if *client == self.peer {
+            hand_over("X-Real-IP", &[peer.text()]);
+        } else {
+            hand_over("X-Real-IP", &[Address::of(*client).text()]);
+        }
+        hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
+    }
+}
+
+/// An address as text, on the stack.
+struct Address {
+    text: [u8; 48],
+    length: usize,
+}
+
+impl Address {
+    fn of(address: IpAddr) -> Self {
+        use std::io::Write as _;
+        let mut text = [0; 48];
+        let mut rest = &mut text[..];
+        // The longest there is takes 45 bytes.
+        let written = match address {
+            // Most of them, and without the machinery of formatting.
+            IpAddr::V4(address) => address.octets().iter().enumerate().try_for_each(|(place, octet)| {
+                let dot: &[u8] = if place == 0 { b"" } else { b"." };
+                rest.write_all(dot).and_then(|()| rest.write_all(itoa::Buffer::new().format(*octet).as_bytes()))
+            }),
+            IpAddr::V6(address) => write!(rest, "{address}"),
+        };
+        let left = if written.is_ok() { rest.len() } else { 48 };
+        Self { text, length: 48 - left }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text.get(..self.length).unwrap_or_default()
+    }
 }
 
 /// Whether a field is one of those that are set or judged here; none of them has a place among trailers.
 #[must_use]
 pub fn covers(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded-") || [FORWARDED, REAL_IP, REQUEST_ID].contains(name)
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
 }
 
 /// One trusted `X-Forwarded-Host` that names a host, so that the backend can build links to it.
-fn has_valid_host(headers: &HeaderMap) -> bool {
+fn valid_host(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(HOST).iter();
-    let first = values.next().and_then(|value| value.to_str().ok());
-    first.is_some_and(|value| Host::parse(value).is_some()) && values.next().is_none()
+    let first = values.next().filter(|value| value.to_str().is_ok_and(|value| Host::parse(value).is_some()))?;
+    values.next().is_none().then_some(first)
 }
 
-fn remove_all_about_the_way(headers: &mut HeaderMap) {
-    headers.remove(FORWARDED);
-    let found: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-forwarded-")).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
-}
-
-fn extend(headers: &mut HeaderMap, name: &HeaderName, last: &str) {
-    let mut value: Vec<u8> = Vec::new();
+/// What the proxies before have said, with a comma behind each.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    let mut value = Vec::new();
     for line in headers.get_all(name) {
         let line = line.as_bytes().trim_ascii();
         if !line.is_empty() {
@@ -85,17 +144,7 @@ fn extend(headers: &mut HeaderMap, name: &HeaderName, last: &str) {
             value.extend_from_slice(b", ");
         }
     }
-    value.extend_from_slice(last.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&value) {
-        headers.insert(name, value);
-    }
-}
-
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    match HeaderValue::from_str(value) {
-        Ok(value) => headers.insert(name, value),
-        Err(_) => headers.remove(name),
-    };
+    value
 }
 
 #[cfg(test)]
@@ -109,11 +158,23 @@ mod tests {
         for (name, value) in given {
             request = request.header(*name, *value);
         }
-        let mut parts = request.body(()).unwrap().into_parts().0;
+        let parts = request.body(()).unwrap().into_parts().0;
         let peer = peer.parse().ok();
         let admitted = admit(&parts, peer, &edge).unwrap();
-        set(&mut parts.headers, &admitted, peer, &HeaderValue::from_static("id-1"));
-        parts.headers
+        let id = HeaderValue::from_static("id-1");
+        let way = Way::new(&admitted, peer, &id);
+        let mut headers = parts.headers.clone();
+        for name in parts.headers.keys().filter(|name| way.replaces(name)) {
+            headers.remove(name);
+        }
+        way.each(
+            &parts.headers,
+            |_| true,
+            |name, value| {
+                assert!(headers.insert(name, HeaderValue::from_bytes(&value.concat()).unwrap()).is_none());
+            },
+        );
+        headers
     }
 
     const SENT: [(&str, &str); 9] = [

@@ -1,31 +1,75 @@
 //! Headers that belong to one connection only (RFC 9110 section 7.6.1).
 
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderName};
 
-/// Removes hop-by-hop headers and whatever any `Connection` line names. `Trailer` stays (it announces, see `upstream`).
-/// What every recipient needs (`Host`, `Cookie`, the description of the body) stays also when it is named.
-pub fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .filter(|name| !is_end_to_end(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
+/// Which headers of one message belong to its connection: the usual ones, and whatever any `Connection` line names.
+/// `Trailer` does not count (it announces, see `upstream`). What every recipient needs (`Host`, `Cookie`, the description
+/// of the body) goes on also when it is named.
+pub struct HopByHop {
+    named: Vec<HeaderName>,
+}
+
+impl HopByHop {
+    /// Reads all `Connection` lines.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut named = Vec::new();
+        for line in headers.get_all(CONNECTION) {
+            for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                if is_ordinary(token) {
+                    continue;
+                }
+                // A name that did not come needs not be kept.
+                let found = std::str::from_utf8(token).ok().filter(|token| headers.contains_key(*token));
+                if let Some(name) = found.and_then(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+                    && !is_end_to_end(&name)
+                    && !named.contains(&name)
+                {
+                    named.push(name);
+                }
+            }
         }
-        headers.remove(CONNECTION);
+        Self { named }
     }
-    for name in [TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
-        headers.remove(name);
+
+    /// Whether a header of this name goes no further.
+    #[must_use]
+    pub fn covers(&self, name: &HeaderName) -> bool {
+        is_always(name) || self.named.contains(name)
     }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
+}
+
+/// A `Connection` option that names no header.
+#[must_use]
+pub fn is_ordinary(token: &[u8]) -> bool {
+    token.is_empty() || token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
+}
+
+/// Whether a header of this name goes no further in any message.
+#[must_use]
+pub fn is_always(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
+}
+
+/// Removes all of them.
+pub fn strip(headers: &mut HeaderMap) {
+    let all = HopByHop::of(headers);
+    let found: Vec<HeaderName> = headers.keys().filter(|name| all.covers(name)).cloned().collect();
+    for name in found {
         headers.remove(name);
     }
 }

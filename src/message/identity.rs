@@ -92,6 +92,7 @@ impl Guarded {
     }
 
     /// Removes all of them, every copy.
+    #[cfg(test)]
     pub fn strip(&self, headers: &mut HeaderMap) {
         let found: Vec<HeaderName> = headers.keys().filter(|name| self.covers(name)).cloned().collect();
         for name in found {
@@ -126,14 +127,30 @@ fn starts_folded(name: &[u8], folded: &[u8]) -> bool {
     name.len() >= folded.len() && name.iter().zip(folded).all(|(byte, wanted)| fold(*byte) == *wanted)
 }
 
+/// Hands over each of our headers that has a value; one that would hold a control character has none.
+pub fn each(ours: &[IdentityHeader], person: &Principal, mut hand_over: impl FnMut(&HeaderName, &[u8])) {
+    let mut value = String::new();
+    for header in ours {
+        value.clear();
+        if fill(&mut value, &header.template, person) {
+            let value = value.trim();
+            if !value.is_empty() {
+                hand_over(&header.name, value.as_bytes());
+            }
+        }
+    }
+}
+
 /// Sets `headers` from the person; a header without a value is not sent, nor is one that would hold a control character.
 pub fn set(headers: &mut HeaderMap, ours: &[IdentityHeader], person: &Principal) {
     for header in ours {
-        match value_of(&header.template, person).filter(|value| !value.is_empty()) {
-            Some(value) => headers.insert(&header.name, value),
-            None => headers.remove(&header.name),
-        };
+        headers.remove(&header.name);
     }
+    each(ours, person, |name, value| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.insert(name, value);
+        }
+    });
 }
 
 /// Sets every one of `headers`, empty where there is no value: for `/check`, where the proxy in front copies what it
@@ -149,6 +166,11 @@ pub fn set_all(headers: &mut HeaderMap, ours: &[IdentityHeader], person: Option<
 /// `None`: it can't be sent. Empty where every placeholder is.
 fn value_of(template: &[TemplatePart], person: &Principal) -> Option<HeaderValue> {
     let mut value = String::new();
+    if fill(&mut value, template, person) { HeaderValue::from_bytes(value.trim().as_bytes()).ok() } else { None }
+}
+
+/// `false`: it can't be sent. Empty where every placeholder is.
+fn fill(value: &mut String, template: &[TemplatePart], person: &Principal) -> bool {
     let (mut placeholders, mut filled) = (false, false);
     for part in template {
         let before = value.len();
@@ -161,18 +183,15 @@ fn value_of(template: &[TemplatePart], person: &Principal) -> Option<HeaderValue
             TemplatePart::Username => value.push_str(&person.username),
             TemplatePart::Email => value.push_str(&person.email),
             TemplatePart::DisplayName => value.push_str(&person.display_name),
-            TemplatePart::Groups => push_groups(&mut value, &person.groups),
+            TemplatePart::Groups => push_groups(value, &person.groups),
         }
         placeholders = true;
         filled |= value.len() > before;
     }
     if placeholders && !filled {
-        return Some(HeaderValue::from_static(""));
+        value.clear();
     }
-    if value.chars().any(char::is_control) {
-        return None;
-    }
-    HeaderValue::from_bytes(value.trim().as_bytes()).ok()
+    !value.chars().any(char::is_control)
 }
 
 /// A group whose name holds a comma would be read as two, so it is left out; one that can't be sent too.

@@ -11,3 +11,4 @@ pub mod origin;
 pub mod path;
 pub mod replies;
 pub mod return_to;
+pub mod spelling;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
+use http::header::UPGRADE;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -39,8 +40,11 @@ where
         let core = Rc::clone(&core);
         service_fn(move |request: Request<Incoming>| {
             pace.serving();
+            if request.headers().contains_key(UPGRADE) {
+                pace.forget_heads();
+            }
             // In a box: hyper would move it about, and it is large.
-            let answer = Box::pin(gate::handle(Rc::clone(&core), peer, request));
+            let answer = Box::pin(gate::handle(Rc::clone(&core), peer, request, pace.spelling()));
             let pace = Arc::clone(&pace);
             async move { Ok::<_, Infallible>(answer.await.map(|body| PacedBody::new(body, pace))) }
         })
@@ -50,7 +54,7 @@ where
         .header_read_timeout(None)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.max_header_bytes + 1024))
-        .preserve_header_case(true);
+        .title_case_headers(true);
     // hyper's own limit is on the stack; one that is set is a vector, cleared for every request.
     if limits.max_headers != DEFAULT_MAX_HEADERS {
         builder.max_headers(limits.max_headers);

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::message::spelling::Spelling;
 
 /// What one connection is doing, and since when.
 pub(super) struct Pace {
@@ -26,7 +27,15 @@ pub(super) struct Pace {
     since: AtomicU64,
     /// Milliseconds since `origin` plus one; 0: the client takes what is written.
     stalled_since: AtomicU64,
+    /// What has come of the next head, for the spelling of its names. Only what comes while one is waited for: bytes that
+    /// came before may belong to the last message, so where requests are sent ahead the spelling is not known.
+    head: Mutex<Vec<u8>>,
+    /// No head is kept: something else than HTTP will follow.
+    forgets: AtomicBool,
 }
+
+/// Of one head.
+const MOST_KEPT_BYTES: usize = 16 * 1024;
 
 /// Nothing has come yet, or a head has begun to come.
 const HEAD: u8 = 0;
@@ -43,6 +52,8 @@ impl Pace {
             phase: AtomicU8::new(HEAD),
             since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            head: Mutex::default(),
+            forgets: AtomicBool::new(false),
         })
     }
 
@@ -59,6 +70,26 @@ impl Pace {
     /// A request's head is complete.
     pub(super) fn serving(&self) {
         self.phase.store(SERVING, Ordering::Relaxed);
+    }
+
+    /// How the head that is complete now was spelled.
+    pub(super) fn spelling(&self) -> Spelling {
+        Spelling::new(std::mem::take(&mut self.head.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// From now on no head is kept on this connection: it becomes a tunnel.
+    pub(super) fn forget_heads(&self) {
+        self.forgets.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps what came of a head.
+    fn keep(&self, bytes: &[u8]) {
+        if self.phase.load(Ordering::Relaxed) == SERVING || self.forgets.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = MOST_KEPT_BYTES.saturating_sub(head.len());
+        head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
 
     /// Whether the connection waits for its next request.
@@ -110,8 +141,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.socket).poll_read(task, buffer);
-        if buffer.filled().len() > before && self.pace.is_idle() {
-            self.pace.enter(HEAD);
+        if let Some(came @ [_, ..]) = buffer.filled().get(before..) {
+            if self.pace.is_idle() {
+                self.pace.enter(HEAD);
+            }
+            self.pace.keep(came);
         }
         poll
     }

@@ -1,220 +1,134 @@
-//! Bodies on their way: the client's to the backend, the backend's to the client.
+//! The body of a backend's answer on its way to the client.
 
-use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::BodyError;
-use super::pool::Lease;
-use crate::clock::poll_alarm;
-use crate::message::forwarded;
-
-/// What went wrong with the client's body, and how far it has come. Shared with whoever waits for the answer.
-#[derive(Default)]
-pub(super) struct Sent {
-    /// Pieces that were handed to the backend's connection.
-    pub(super) pieces: Cell<u64>,
-    /// It is the client that is waited for, and not the backend.
-    pub(super) waiting: Cell<bool>,
-    pub(super) fault: RefCell<Option<ClientFault>>,
-}
-
-/// The client's side of a failed exchange.
-pub(super) enum ClientFault {
-    Broken(hyper::Error),
-    TimedOut,
-}
-
-/// A request's body as the backend's connection takes it.
-pub(super) enum RequestBody {
-    Empty,
-    Client(Box<ClientBody>),
-}
-
-pub(super) struct ClientBody {
-    incoming: Incoming,
-    sent: Rc<Sent>,
-    /// Between two pieces.
-    limit: Duration,
-    alarm: Option<Pin<Box<Sleep>>>,
-    /// Announced, and fit to be passed on.
-    trailers: Vec<HeaderName>,
-}
-
-impl RequestBody {
-    pub(super) fn new(incoming: Incoming, sent: &Rc<Sent>, limit: Duration, trailers: Vec<HeaderName>) -> Self {
-        if incoming.is_end_stream() {
-            return Self::Empty;
-        }
-        Self::Client(Box::new(ClientBody { incoming, sent: Rc::clone(sent), limit, alarm: None, trailers }))
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
-    }
-}
-
-/// The client's body failed; the cause is kept in [`Sent`].
-#[derive(Debug, thiserror::Error)]
-#[error("the client's body failed")]
-pub(super) struct ClientBodyFailed;
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = ClientBodyFailed;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyFailed>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Client(body) => body.poll(task),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Client(body) => body.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Client(body) => body.incoming.size_hint(),
-        }
-    }
-}
-
-impl ClientBody {
-    fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyFailed>>> {
-        let poll = Pin::new(&mut self.incoming).poll_frame(task);
-        self.sent.waiting.set(poll.is_pending());
-        match poll {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.alarm = None;
-                self.sent.pieces.set(self.sent.pieces.get() + 1);
-                Poll::Ready(Some(Ok(keep_trailers(frame, &self.trailers))))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                *self.sent.fault.borrow_mut() = Some(ClientFault::Broken(error));
-                Poll::Ready(Some(Err(ClientBodyFailed)))
-            }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
-                let limit = self.limit;
-                let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                if poll_alarm(alarm.as_mut(), task).is_pending() {
-                    return Poll::Pending;
-                }
-                *self.sent.fault.borrow_mut() = Some(ClientFault::TimedOut);
-                Poll::Ready(Some(Err(ClientBodyFailed)))
-            }
-        }
-    }
-}
-
-/// Drops every trailer that was not announced, or must not be passed on (RFC 9110 section 6.5.1).
-fn keep_trailers(frame: Frame<Bytes>, announced: &[HeaderName]) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(trailers) => {
-            let mut kept = HeaderMap::new();
-            for name in announced {
-                for value in trailers.get_all(name) {
-                    kept.append(name.clone(), value.clone());
-                }
-            }
-            Frame::trailers(kept)
-        }
-        Err(frame) => frame,
-    }
-}
-
-/// More trailers than this are not announced to the other side. One header has room for thousands of names, and each is
-/// compared with all before it.
-const MOST_TRAILERS: usize = 64;
-
-/// The trailers that a `Trailer` header announces and that may be passed on: none that frames, routes or identifies.
-pub(super) fn announced(headers: &HeaderMap, refuse: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
-    const NEVER: [HeaderName; 16] = [
-        header::AUTHORIZATION,
-        header::CACHE_CONTROL,
-        header::CONNECTION,
-        header::CONTENT_ENCODING,
-        header::CONTENT_LENGTH,
-        header::CONTENT_RANGE,
-        header::CONTENT_TYPE,
-        header::COOKIE,
-        header::EXPECT,
-        header::HOST,
-        header::PROXY_AUTHORIZATION,
-        header::SET_COOKIE,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ];
-    let mut names: Vec<HeaderName> = Vec::new();
-    for line in headers.get_all(header::TRAILER) {
-        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if names.len() == MOST_TRAILERS {
-                return names;
-            }
-            if let Ok(name) = HeaderName::from_bytes(name)
-                && !NEVER.contains(&name)
-                && !forwarded::covers(&name)
-                && !refuse(&name)
-                && !names.contains(&name)
-            {
-                names.push(name);
-            }
-        }
-    }
-    names
-}
+use super::health::InFlight;
+use super::http1::Connection;
+use super::http1::chunked::{Chunked, Step};
+use super::http1::response::Framing;
+use super::pool::Pool;
 
 /// The body of a backend's answer. Reading it drives the backend's connection; when it has ended the connection goes
 /// back to the pool, when it is dropped before, the connection is closed.
 pub struct UpstreamBody {
-    incoming: Incoming,
-    /// `None` once the connection has been given back, or where a task of its own drives it (upgrades).
-    lease: Option<Lease>,
-    trailers: Vec<HeaderName>,
-    /// It broke off; the client learns it after what came before.
-    broken: Option<BodyError>,
+    /// Taken from the connection, and next to be handed on.
+    ready: Bytes,
+    trailers: Option<Box<HeaderMap>>,
+    /// `None`: it is over, or broken.
+    rest: Option<Rest>,
+    broken: Broken,
+}
+
+/// An answer that broke off. An error at once would take the head and the bytes before it along, which the client's
+/// connection still holds: so first that gets its turn.
+enum Broken {
+    No,
+    Next(BodyError),
+    Now(BodyError),
+}
+
+/// What is still to come.
+struct Rest {
+    connection: Box<Connection>,
+    delimited: Delimited,
+    /// Whether, and where to, the connection goes back at the end.
+    pool: Option<Rc<Pool>>,
+    /// Counts as a request in flight until it goes.
+    _in_flight: InFlight,
+}
+
+enum Delimited {
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked(Chunked, Vec<HeaderName>),
+    Close,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, trailers: Vec<HeaderName>) -> Self {
-        let mut body = Self { incoming, lease, trailers, broken: None };
-        if body.incoming.is_end_stream() {
-            body.give_back();
+    /// `pool`: where the connection goes back to at the end.
+    pub(super) fn new(
+        connection: Box<Connection>,
+        framing: Framing,
+        trailers: Vec<HeaderName>,
+        pool: Option<Rc<Pool>>,
+        in_flight: InFlight,
+    ) -> Self {
+        let delimited = match framing {
+            Framing::None => Delimited::Length(0),
+            Framing::Length(length) => Delimited::Length(length),
+            Framing::Chunked => Delimited::Chunked(Chunked::new(), trailers),
+            Framing::Close => Delimited::Close,
+        };
+        let rest = Rest { connection, delimited, pool, _in_flight: in_flight };
+        let mut body = Self { ready: Bytes::new(), trailers: None, rest: Some(rest), broken: Broken::No };
+        // Most answers are all there with their head, and their connection is free at once.
+        if !matches!(framing, Framing::Chunked | Framing::Close) {
+            body.take();
         }
         body
     }
 
-    /// Keeps the error for the next time: an error at once would take the head and the bytes before it along, which the
-    /// client's connection still holds.
-    fn break_off(&mut self, source: Box<dyn std::error::Error + Send + Sync>, task: &Context<'_>) {
-        self.lease = None;
-        self.broken = Some(BodyError(source));
-        task.waker().wake_by_ref();
+    /// Takes what there is of the body out of the connection.
+    fn take(&mut self) {
+        let Some(rest) = &mut self.rest else { return };
+        let bytes = rest.connection.bytes();
+        let over = match &mut rest.delimited {
+            Delimited::Length(left) => {
+                let count = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                if count > 0 {
+                    self.ready = bytes.split_to(count).freeze();
+                    *left -= count as u64;
+                }
+                Ok(*left == 0)
+            }
+            Delimited::Chunked(chunked, announced) => {
+                let mut step = chunked.step(bytes, announced);
+                if let Ok(Step::Data(data)) = &mut step {
+                    self.ready = std::mem::take(data);
+                    // The end may be there as well.
+                    step = chunked.pass_by(bytes, announced);
+                }
+                step.map(|step| match step {
+                    Step::Over(trailers) => {
+                        self.trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
+                        true
+                    }
+                    Step::Data(_) | Step::Hungry => false,
+                })
+            }
+            Delimited::Close => {
+                self.ready = bytes.split().freeze();
+                Ok(false)
+            }
+        };
+        rest.connection.release();
+        match over {
+            Ok(true) => self.give_back(),
+            Ok(false) => {}
+            Err(error) => self.break_off(error),
+        }
     }
 
+    /// The connection goes back to its pool, if the exchange is complete in both directions; closed otherwise.
     fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
+        if let Some(rest) = self.rest.take()
+            && rest.connection.is_clean()
+            && let Some(pool) = rest.pool
+        {
+            pool.put(rest.connection);
         }
+    }
+
+    fn break_off(&mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) {
+        self.rest = None;
+        self.broken = Broken::Next(BodyError(source.into()));
     }
 }
 
@@ -224,57 +138,62 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let poll = match &mut this.lease {
-            None => Pin::new(&mut this.incoming).poll_frame(task),
-            Some(lease) => {
-                // What is there already comes first. The body is filled by the connection alone, which is polled right
-                // here: a wake-up from one to the other would only run this task twice.
-                let mut quiet = Context::from_waker(Waker::noop());
-                match Pin::new(&mut this.incoming).poll_frame(&mut quiet) {
-                    Poll::Ready(frame) => Poll::Ready(frame),
-                    Poll::Pending => {
-                        // Its end, good or bad, shows in the body.
-                        let over = lease.poll_connection(task).is_ready();
-                        match Pin::new(&mut this.incoming).poll_frame(&mut quiet) {
-                            // Never a clean end that the codec has not seen.
-                            Poll::Pending if over => {
-                                this.break_off(Box::from("the connection ended before the answer"), task);
-                                return Poll::Pending;
-                            }
-                            poll => poll,
-                        }
+        loop {
+            if !this.ready.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.ready)))));
+            }
+            if let Some(trailers) = this.trailers.take() {
+                return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
+            }
+            let Some(rest) = &mut this.rest else {
+                return match std::mem::replace(&mut this.broken, Broken::No) {
+                    Broken::No => Poll::Ready(None),
+                    Broken::Now(error) => Poll::Ready(Some(Err(error))),
+                    Broken::Next(error) => {
+                        this.broken = Broken::Now(error);
+                        task.waker().wake_by_ref();
+                        Poll::Pending
                     }
+                };
+            };
+            // An upload may go on beside its answer.
+            if let Err(fault) = rest.connection.send(task) {
+                this.break_off(fault);
+                continue;
+            }
+            if !rest.connection.bytes().is_empty() {
+                this.take();
+                // Something came of it, or it takes more.
+                if this.rest.is_none() || !this.ready.is_empty() {
+                    continue;
                 }
             }
-        };
-        match poll {
-            Poll::Ready(Some(Ok(frame))) => {
-                let frame = keep_trailers(frame, &this.trailers);
-                if this.incoming.is_end_stream() {
-                    this.give_back();
-                }
-                Poll::Ready(Some(Ok(frame)))
+            let Some(rest) = &mut this.rest else { continue };
+            let left = match rest.delimited {
+                Delimited::Length(left) => Some(left),
+                Delimited::Chunked(..) | Delimited::Close => None,
+            };
+            match rest.connection.poll_more(task, left) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) if matches!(rest.delimited, Delimited::Close) => this.rest = None,
+                Poll::Ready(Ok(0)) => this.break_off("the connection ended before the answer"),
+                Poll::Ready(Err(error)) => this.break_off(error),
             }
-            Poll::Ready(Some(Err(error))) => {
-                this.break_off(Box::new(error), task);
-                Poll::Pending
-            }
-            Poll::Ready(None) => {
-                this.give_back();
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.broken.is_none() && self.incoming.is_end_stream()
+        matches!(self.broken, Broken::No) && self.rest.is_none() && self.ready.is_empty() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.rest {
+            None if matches!(self.broken, Broken::No) => SizeHint::with_exact(self.ready.len() as u64),
+            Some(Rest { delimited: Delimited::Length(left), .. }) => {
+                SizeHint::with_exact(*left + self.ready.len() as u64)
+            }
+            _ => SizeHint::default(),
+        }
     }
 }

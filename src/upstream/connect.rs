@@ -18,11 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::UpstreamUrl;
 
 /// A connection to a backend.
-pub(super) struct Stream {
-    wire: Wire,
-    /// What can't be written is dropped, so that what there is to read can be read.
-    reads_on: bool,
-}
+pub(super) struct Stream(Wire);
 
 enum Wire {
     Tcp(TcpStream),
@@ -31,20 +27,9 @@ enum Wire {
 }
 
 impl Stream {
-    /// A backend may answer before the end of an upload (413) and close; the next piece written then fails, while the
-    /// answer lies in the buffer. From now on a failed write is kept quiet: reading tells how the exchange ended.
-    pub(super) const fn read_on_after_failed_write(&mut self) {
-        self.reads_on = true;
-    }
-
-    fn outcome<T>(&self, poll: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
-        match poll {
-            Poll::Ready(Err(error)) if self.reads_on => {
-                tracing::debug!(%error, "a backend takes no more of a request");
-                Poll::Ready(Ok(instead))
-            }
-            poll => poll,
-        }
+    /// Whether what was written goes out only when it is flushed.
+    pub(super) const fn holds_back(&self) -> bool {
+        matches!(self.0, Wire::Tls(_))
     }
 }
 
@@ -53,7 +38,7 @@ pub(super) async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit
     let wire = tokio::time::timeout(limit, open(url, tls))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))?;
-    Ok(Stream { wire, reads_on: false })
+    Ok(Stream(wire))
 }
 
 async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Wire> {
@@ -106,7 +91,7 @@ pub(super) fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.wire {
+        match &mut self.0 {
             Wire::Tcp(stream) => Pin::new(stream).poll_read(task, buffer),
             Wire::Unix(stream) => Pin::new(stream).poll_read(task, buffer),
             Wire::Tls(stream) => Pin::new(stream).poll_read(task, buffer),
@@ -116,25 +101,23 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = match &mut self.wire {
+        match &mut self.0 {
             Wire::Tcp(stream) => Pin::new(stream).poll_write(task, bytes),
             Wire::Unix(stream) => Pin::new(stream).poll_write(task, bytes),
             Wire::Tls(stream) => Pin::new(stream).poll_write(task, bytes),
-        };
-        self.outcome(poll, bytes.len())
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = match &mut self.wire {
+        match &mut self.0 {
             Wire::Tcp(stream) => Pin::new(stream).poll_flush(task),
             Wire::Unix(stream) => Pin::new(stream).poll_flush(task),
             Wire::Tls(stream) => Pin::new(stream).poll_flush(task),
-        };
-        self.outcome(poll, ())
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.wire {
+        match &mut self.0 {
             Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(task),
             Wire::Unix(stream) => Pin::new(stream).poll_shutdown(task),
             Wire::Tls(stream) => Pin::new(stream).poll_shutdown(task),
@@ -142,7 +125,7 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.wire {
+        match &self.0 {
             Wire::Tcp(stream) => stream.is_write_vectored(),
             Wire::Unix(stream) => stream.is_write_vectored(),
             Wire::Tls(stream) => stream.is_write_vectored(),
@@ -154,11 +137,10 @@ impl AsyncWrite for Stream {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = match &mut self.wire {
+        match &mut self.0 {
             Wire::Tcp(stream) => Pin::new(stream).poll_write_vectored(task, slices),
             Wire::Unix(stream) => Pin::new(stream).poll_write_vectored(task, slices),
             Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(task, slices),
-        };
-        self.outcome(poll, slices.iter().map(|slice| slice.len()).sum())
+        }
     }
 }

@@ -169,10 +169,11 @@ impl UrlState {
     /// Whether this request is the one that tries a URL after its rest. The others leave it alone meanwhile, for they
     /// might all wait for a host that is gone. A trial without an outcome (the client left) is free again after
     /// `connect_timeout` and a second.
-    pub(super) fn begin_trial(&self, now: u64, connect_timeout: Duration) -> bool {
+    pub(super) fn begin_trial(&self, now: impl FnOnce() -> u64, connect_timeout: Duration) -> bool {
         if self.rests.load(Ordering::Relaxed) == 0 || self.probed_down.load(Ordering::Relaxed) {
             return false;
         }
+        let now = now();
         let until = self.out_until.load(Ordering::Relaxed);
         let next = now + 1000 + u64::try_from(connect_timeout.as_millis()).unwrap_or(u64::from(u32::MAX));
         until <= now && self.out_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()

@@ -6,40 +6,41 @@
 mod body;
 mod connect;
 mod health;
+mod http1;
 mod pool;
-mod rewrite;
 #[cfg(test)]
 mod tests;
+mod trailers;
 mod tunnel;
+mod upload;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::future::Future as _;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsConnector;
 
 pub use self::body::UpstreamBody;
-use self::body::{ClientFault, RequestBody, Sent};
 pub use self::health::Health;
 use self::health::{InFlight, UrlState};
-use self::pool::{Channel, Lease, Pool};
+use self::http1::response::Asked;
+use self::http1::{Buffers, Connection, Message, Silence, request, response};
+use self::pool::Pool;
 pub use self::tunnel::Tunnel;
+use self::upload::{ClientFault, Upload, upload};
 use crate::clock::{Clock, poll_alarm};
 use crate::config::{self, IdentityHeader, UpstreamHost};
 use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
+use crate::message::spelling::Spelling;
 use crate::policy::Pass;
 
 /// Everything about one request that shapes what the backend sees.
@@ -64,6 +65,8 @@ pub struct Outgoing<'a> {
     pub own_bearer: bool,
     /// Between two pieces of the request's body.
     pub body_timeout: Duration,
+    /// How the client spelled its headers' names.
+    pub spelling: &'a Spelling,
 }
 
 /// Why a backend gave no answer.
@@ -95,7 +98,7 @@ pub enum Error {
     },
     /// The client's body is malformed or broke off.
     #[error("the request's body broke off or is malformed")]
-    ClientBody(#[source] hyper::Error),
+    ClientBody(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The client's body stalled.
     #[error("the request's body did not come in time")]
     ClientBodyTimedOut,
@@ -122,6 +125,7 @@ pub struct BodyError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 /// One worker's upstreams and their idle connections. Not shared between threads.
 pub struct Upstreams {
     all: Vec<One>,
+    buffers: Rc<Buffers>,
     clock: Clock,
     health: Arc<Health>,
 }
@@ -141,11 +145,6 @@ struct Url {
     /// For `host = "upstream"`.
     authority: HeaderValue,
 }
-
-/// One direction of one connection; more than this is not held for a slow client.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// Headers of one answer.
-const MOST_HEADERS: usize = 256;
 
 impl Upstreams {
     /// `names`: in the order of `router::Target::Upstream`. Fails where TLS towards one of them can't be set up.
@@ -171,7 +170,7 @@ impl Upstreams {
                 turn: Cell::new(0),
             });
         }
-        Ok(Self { all, clock, health })
+        Ok(Self { all, buffers: Rc::default(), clock, health })
     }
 
     /// Forwards one request. The answer's body is read as the client takes it.
@@ -185,33 +184,41 @@ impl Upstreams {
             let source = io::Error::other("there is no such upstream");
             return Err(Error::Unreachable { upstream: upstream.to_string(), source });
         };
-        let (mut head, incoming) = request.into_parts();
+        let (parts, incoming) = request.into_parts();
         let fixed = match &one.config.host {
             UpstreamHost::Preserve => Some(outgoing.admitted.authority.clone()),
             UpstreamHost::Fixed(name) => HeaderValue::from_str(name).ok(),
             UpstreamHost::Upstream => None,
         };
-        let host = fixed.clone().unwrap_or_else(|| outgoing.admitted.authority.clone());
-        let trailers = rewrite::request(&mut head, outgoing, &host, one.config.forward_token).ok_or_else(|| {
-            let source = Box::from("the path can't be written without its prefix");
-            Error::Broken { upstream: one.name.clone(), source }
-        })?;
-        let sent = Rc::new(Sent::default());
-        let body = RequestBody::new(incoming, &sent, outgoing.body_timeout, trailers);
-        frame(&mut head, &body);
-        let mut exchange = Exchange {
+        let trailers = if parts.headers.contains_key(header::TRAILER) {
+            trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name))
+        } else {
+            Vec::new()
+        };
+        let (framing, upload) = upload(incoming, &trailers, outgoing.body_timeout);
+        let exchange = Exchange {
             one,
             upstreams: self,
-            fixed_host: fixed.is_some(),
-            sent,
+            fixed_host: fixed.as_ref(),
+            head: request::Head {
+                parts: &parts,
+                outgoing,
+                forward_token: one.config.forward_token,
+                framing,
+                trailers: &trailers,
+            },
             // RFC 9110 section 9.2.2: these may be sent again when it is not known whether they arrived.
-            repeatable: body.is_empty()
-                && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+            repeatable: upload.is_none()
+                && matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
                 && !outgoing.admitted.websocket,
-            websocket: outgoing.admitted.websocket,
-            outgoing,
+            asked: Asked {
+                head_only: parts.method == Method::HEAD,
+                upgrade: outgoing.admitted.websocket,
+                guarded: outgoing.guarded,
+                cookie_name: outgoing.cookie_name,
+            },
         };
-        exchange.run(head, body).await
+        exchange.run(upload).await
     }
 
     /// Closes connections that have idled too long. Each worker calls it now and then.
@@ -226,87 +233,87 @@ impl Upstreams {
     }
 }
 
-/// The framing is written anew from what the codec read: `005` was one spelling of five, and a body of unknown length
-/// is said to be chunked whatever the method, for the codec would take a `GET` without it to have none.
-fn frame(head: &mut Parts, body: &RequestBody) {
-    use http_body::Body as _;
-    let length = body.size_hint().exact();
-    if length.is_none() {
-        head.headers.remove(header::CONTENT_LENGTH);
-        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    } else if let (Some(length), Some(value)) = (length, head.headers.get_mut(header::CONTENT_LENGTH)) {
-        *value = HeaderValue::from(length);
-    }
-}
-
 /// One request's way to one upstream, over as many tries as are safe.
 struct Exchange<'a> {
     one: &'a One,
     upstreams: &'a Upstreams,
-    fixed_host: bool,
-    sent: Rc<Sent>,
+    /// `None`: each URL has its own.
+    fixed_host: Option<&'a HeaderValue>,
+    head: request::Head<'a>,
     repeatable: bool,
-    websocket: bool,
-    outgoing: &'a Outgoing<'a>,
+    asked: Asked<'a>,
 }
 
 /// How one try failed.
 enum Failed {
-    /// Nothing was sent; here is the request again.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing was sent; here is the message again.
+    Unsent(Message),
     /// Something may have been sent. No byte of an answer came.
-    Unanswered(hyper::Error),
+    Unanswered(Silence),
+    /// Something came that is no answer.
+    Broken(Silence),
+    Client(ClientFault),
     TimedOut,
 }
 
 impl Exchange<'_> {
-    async fn run(&mut self, head: Parts, body: RequestBody) -> Result<Answer, Error> {
-        let mut request = Request::from_parts(head, body);
+    async fn run(&self, upload: Option<Box<Upload>>) -> Result<Answer, Error> {
+        let (alone, all);
+        let order: &[&Url] = if let [only] = &*self.one.urls {
+            only.state.begin_trial(|| self.upstreams.now(), self.one.config.connect_timeout);
+            alone = [only];
+            &alone
+        } else {
+            all = self.order();
+            &all
+        };
         let mut last_error = None;
-        for url in self.order() {
-            if !self.fixed_host {
-                request.headers_mut().insert(header::HOST, url.authority.clone());
-            }
+        let mut message = None;
+        let mut upload = Some(upload);
+        for url in order {
+            let mut next = match message.take() {
+                None => Message::new(self.write_head(url)?, upload.take().flatten()),
+                Some(message) => self.readdressed(message, url)?,
+            };
             // Counted while it connects, too: a URL that nobody answers at must not look idle.
             let in_flight = url.state.begin();
             // An idle connection first, unless the request needs one of its own.
-            let idle = if self.websocket { None } else { url.pool.take(!self.repeatable) };
-            if let Some(channel) = idle {
-                // Kept for the case that the backend closed the connection at the same moment.
-                let again = self.repeatable.then(|| request_again(&request));
-                match self.send(channel, request).await {
-                    Ok(answer) => return self.answered(url, answer, in_flight),
+            let idle = if self.asked.upgrade { None } else { url.pool.take(!self.repeatable) };
+            if let Some(connection) = idle {
+                match self.send(connection, next).await {
+                    Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
-                        request = *unsent;
+                        next = unsent;
                     }
-                    Err(Failed::Unanswered(error)) => {
+                    // The backend may have closed the connection at the same moment.
+                    Err(Failed::Unanswered(silence)) => {
                         url.pool.suspect();
-                        match again {
-                            Some(again) => request = again,
-                            None => return Err(self.failed(url, error)),
+                        if !self.repeatable {
+                            return Err(self.broken(url, silence));
                         }
+                        next = Message::new(self.write_head(url)?, None);
                     }
-                    Err(Failed::TimedOut) => return Err(self.timed_out(url)),
+                    Err(failed) => return Err(self.failed(url, failed)),
                 }
             }
-            let channel = match self.open(url).await {
-                Ok(channel) => channel,
+            let connection = match self.open(url).await {
+                Ok(connection) => connection,
                 Err(error) => {
                     url.state.failed(self.upstreams.now());
                     last_error = Some(error);
+                    message = Some(next);
                     continue;
                 }
             };
-            match self.send(channel, request).await {
-                Ok(answer) => return self.answered(url, answer, in_flight),
+            match self.send(connection, next).await {
+                Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
                 Err(Failed::Unsent(unsent)) => {
                     url.state.failed(self.upstreams.now());
                     last_error = Some(io::Error::other("it closed a fresh connection"));
-                    request = *unsent;
+                    message = Some(unsent);
                 }
-                Err(Failed::Unanswered(error)) => return Err(self.failed(url, error)),
-                Err(Failed::TimedOut) => return Err(self.timed_out(url)),
+                Err(failed) => return Err(self.failed(url, failed)),
             }
         }
         let source = last_error.unwrap_or_else(|| io::Error::other("it has no URL"));
@@ -314,17 +321,14 @@ impl Exchange<'_> {
     }
 
     /// One that has rested and may be tried again, where no other request tries it already; the URLs in use, the least
-    /// busy first; then the others, for a late try is better than none.
+    /// busy first; then, as a last resort, those at rest.
     fn order(&self) -> Vec<&Url> {
         let urls = &self.one.urls;
-        if let [only] = &**urls {
-            return vec![only];
-        }
         let turn = self.one.turn.get();
         self.one.turn.set(turn.wrapping_add(1));
         let now = self.upstreams.now();
         let mut order: Vec<&Url> = urls.iter().cycle().skip(turn % urls.len().max(1)).take(urls.len()).collect();
-        let trial = urls.iter().position(|url| url.state.begin_trial(now, self.one.config.connect_timeout));
+        let trial = urls.iter().position(|url| url.state.begin_trial(|| now, self.one.config.connect_timeout));
         let trial = trial.and_then(|index| urls.get(index)).map(|url| Rc::as_ptr(&url.pool));
         order.sort_by_cached_key(|url| {
             (trial != Some(Rc::as_ptr(&url.pool)), !url.state.is_in_use(now), url.state.load())
@@ -332,161 +336,101 @@ impl Exchange<'_> {
         order
     }
 
-    async fn open(&self, url: &Url) -> io::Result<Channel> {
-        let mut stream =
-            connect::connect(&url.state.url, self.one.tls.as_ref(), self.one.config.connect_timeout).await?;
-        // A tunnel wants to know at once; an answer that came before the end of the upload is still to be read.
-        if !self.websocket {
-            stream.read_on_after_failed_write();
+    fn write_head(&self, url: &Url) -> Result<Vec<u8>, Error> {
+        let mut buffer = self.upstreams.buffers.for_writing();
+        match self.head.write(&mut buffer, self.fixed_host.unwrap_or(&url.authority)) {
+            Ok(()) => Ok(buffer),
+            Err(error) => Err(Error::Broken { upstream: self.one.name.clone(), source: Box::new(error) }),
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(MOST_HEADERS)
-            .max_buf_size(BUFFER_BYTES)
-            .preserve_header_case(true)
-            .title_case_headers(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        Ok(Channel { sender, connection: Box::pin(connection) })
     }
 
-    /// Sends the request over a connection and waits for the answer's head, driving the connection meanwhile.
-    async fn send(&self, mut channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
-        if self.websocket {
-            return self.send_upgrade(channel, request).await;
+    /// For another URL, which may have another name.
+    fn readdressed(&self, mut message: Message, url: &Url) -> Result<Message, Error> {
+        if self.fixed_host.is_none() {
+            message.replace_head(self.write_head(url)?);
         }
+        Ok(message)
+    }
+
+    async fn open(&self, url: &Url) -> io::Result<Box<Connection>> {
+        let stream = connect::connect(&url.state.url, self.one.tls.as_ref(), self.one.config.connect_timeout).await?;
+        Ok(Connection::new(stream, &self.upstreams.buffers))
+    }
+
+    /// Sends the message over a connection and waits for the answer's head.
+    async fn send(
+        &self,
+        mut connection: Box<Connection>,
+        message: Message,
+    ) -> Result<(Box<Connection>, response::Head), Failed> {
         let limit = self.one.config.response_timeout;
-        let mut alarm = pin!(tokio::time::sleep(limit));
+        let mut alarm = pin!(None);
         let mut pieces = 0;
-        let outcome = {
-            // With a waker that wakes nobody it must never be put off, as the runtime's budget could do.
-            let mut sending = pin!(tokio::task::coop::unconstrained(channel.sender.try_send_request(request)));
-            let connection = &mut channel.connection;
-            std::future::poll_fn(|task: &mut Context<'_>| {
-                // The connection answers the sending half within its own poll, so that one needs no waker.
-                let mut quiet = Context::from_waker(Waker::noop());
-                let mut poll = sending.as_mut().poll(&mut quiet);
-                if poll.is_pending() {
-                    let over = connection.as_mut().poll(task).is_ready();
-                    poll = sending.as_mut().poll(&mut quiet);
-                    if poll.is_pending() && over {
-                        // The connection has ended and told the sending half; it will be told by now.
-                        task.waker().wake_by_ref();
-                    }
-                }
-                if let Poll::Ready(outcome) = poll {
-                    return Poll::Ready(Some(outcome));
-                }
-                // An upload may take as long as it moves.
-                if pieces != self.sent.pieces.get() {
-                    pieces = self.sent.pieces.get();
-                    alarm.as_mut().reset(tokio::time::Instant::now() + limit);
-                }
-                while poll_alarm(alarm.as_mut(), task).is_ready() {
-                    // A client that stalls has a limit of its own, and is not the backend's failure.
-                    if !self.sent.waiting.get() {
-                        return Poll::Ready(None);
-                    }
-                    alarm.as_mut().reset(tokio::time::Instant::now() + limit);
-                }
-                Poll::Pending
-            })
-            .await
-        };
-        match outcome {
-            None => Err(Failed::TimedOut),
-            Some(Ok(response)) => Ok(Answered::Response(response, Some(channel))),
-            Some(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(Failed::Unsent(Box::new(request))),
-                None => Err(Failed::Unanswered(error.into_error())),
-            },
-        }
-    }
-
-    /// An upgrade outlives the request, so a task of its own drives the connection.
-    async fn send_upgrade(&self, channel: Channel, request: Request<RequestBody>) -> Result<Answered, Failed> {
-        let Channel { mut sender, connection } = channel;
-        let connection = *std::pin::Pin::into_inner(connection);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection for an upgrade ended in an error");
+        connection.begin(message);
+        let outcome = std::future::poll_fn(|task: &mut Context<'_>| {
+            if let Err(fault) = connection.send(task) {
+                return Poll::Ready(Err(Failed::Client(fault)));
             }
-        });
-        let answer = tokio::time::timeout(self.one.config.response_timeout, sender.send_request(request)).await;
-        match answer {
-            Err(_) => Err(Failed::TimedOut),
-            Ok(Err(error)) => Err(Failed::Unanswered(error)),
-            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Ok(Answered::Upgraded(response))
+            if let Poll::Ready(outcome) = connection.poll_head(task, &self.asked) {
+                return Poll::Ready(outcome.map_err(|silence| match connection.take_unsent() {
+                    Some(message) => Failed::Unsent(message),
+                    None if connection.heard() => Failed::Broken(silence),
+                    None => Failed::Unanswered(silence),
+                }));
             }
-            Ok(Ok(response)) => Ok(Answered::Response(response, None)),
-        }
-    }
-
-    fn answered(&self, url: &Url, answered: Answered, in_flight: InFlight) -> Result<Answer, Error> {
-        match answered {
-            Answered::Upgraded(mut response) => {
-                let is_websocket = response
-                    .headers()
-                    .get(header::UPGRADE)
-                    .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-                if !is_websocket {
-                    return Err(self.broken(url, Box::from("it switched to another protocol than WebSocket")));
+            // An upload may take as long as it moves.
+            if alarm.is_none() || pieces != connection.pieces() {
+                pieces = connection.pieces();
+                alarm.set(Some(tokio::time::sleep(limit)));
+            }
+            while let Some(ringing) = alarm.as_mut().as_pin_mut()
+                && poll_alarm(ringing, task).is_ready()
+            {
+                // A client that stalls has a limit of its own, and is not the backend's failure.
+                if !connection.waits_for_client() {
+                    return Poll::Ready(Err(Failed::TimedOut));
                 }
-                let upstream = hyper::upgrade::on(&mut response);
-                let (mut head, _) = response.into_parts();
-                rewrite::response(&mut head, self.outgoing, true).map_err(|error| self.broken(url, error.into()))?;
-                url.state.succeeded();
-                Ok(Answer::Tunnel { head: Response::from_parts(head, ()), upstream: Tunnel { upstream, in_flight } })
+                alarm.set(Some(tokio::time::sleep(limit)));
             }
-            Answered::Response(response, _) if response.status().is_informational() => {
-                Err(self.broken(url, Box::from("it switched protocols without being asked")))
-            }
-            Answered::Response(response, channel) => {
-                let (mut head, incoming) = response.into_parts();
-                let trailers = rewrite::response(&mut head, self.outgoing, false)
-                    .map_err(|error| self.broken(url, error.into()))?;
-                url.state.succeeded();
-                let lease = channel.map(|channel| Lease::new(channel, &url.pool, in_flight));
-                let body = UpstreamBody::new(incoming, lease, trailers);
-                Ok(Answer::Response(Response::from_parts(head, body)))
-            }
-        }
+            Poll::Pending
+        })
+        .await;
+        outcome.map(|head| (connection, head))
     }
 
     /// Whose fault it was: the client's body, or the backend.
-    fn failed(&self, url: &Url, error: hyper::Error) -> Error {
-        match self.sent.fault.take() {
-            Some(ClientFault::Broken(error)) => Error::ClientBody(error),
-            Some(ClientFault::TimedOut) => Error::ClientBodyTimedOut,
-            None => self.broken(url, Box::new(error)),
+    fn failed(&self, url: &Url, failed: Failed) -> Error {
+        match failed {
+            Failed::Client(ClientFault::TimedOut) => Error::ClientBodyTimedOut,
+            Failed::Client(fault) => Error::ClientBody(Box::new(fault)),
+            Failed::Unanswered(silence) | Failed::Broken(silence) => self.broken(url, silence),
+            Failed::Unsent(_) => self.broken(url, Silence::Closed),
+            Failed::TimedOut => {
+                url.state.failed(self.upstreams.now());
+                Error::TimedOut { upstream: self.one.name.clone() }
+            }
         }
     }
 
-    fn broken(&self, url: &Url, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    fn broken(&self, url: &Url, silence: Silence) -> Error {
         url.state.failed(self.upstreams.now());
-        Error::Broken { upstream: self.one.name.clone(), source }
-    }
-
-    fn timed_out(&self, url: &Url) -> Error {
-        url.state.failed(self.upstreams.now());
-        Error::TimedOut { upstream: self.one.name.clone() }
+        Error::Broken { upstream: self.one.name.clone(), source: Box::new(silence) }
     }
 }
 
-enum Answered {
-    /// `None`: a task of its own drives the connection.
-    Response(Response<Incoming>, Option<Channel>),
-    Upgraded(Response<Incoming>),
-}
-
-/// The same request once more. Only for those without a body.
-fn request_again(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut again = Request::new(RequestBody::Empty);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = request.headers().clone();
-    *again.extensions_mut() = request.extensions().clone();
-    again
+fn answered(url: &Url, connection: Box<Connection>, head: response::Head, in_flight: InFlight) -> Answer {
+    url.state.succeeded();
+    let response::Head { status, headers, framing, keeps, trailers } = head;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let (stream, early) = connection.into_parts();
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        *head.headers_mut() = headers;
+        return Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } };
+    }
+    let pool = keeps.then(|| Rc::clone(&url.pool));
+    let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Answer::Response(response)
 }

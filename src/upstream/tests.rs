@@ -65,7 +65,7 @@ impl Gateway {
                 let service = service_fn(move |request| answer(Rc::clone(&upstreams), request, body_timeout));
                 let io = TokioIo::new(socket);
                 let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.preserve_header_case(true).max_buf_size(64 * 1024);
+                builder.max_buf_size(64 * 1024);
                 tokio::task::spawn_local(builder.serve_connection(io, service).with_upgrades());
             }
         });
@@ -118,6 +118,7 @@ async fn answer(
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout,
+        spelling: &Spelling::default(),
     };
     let own = |status: StatusCode, text: String| {
         let mut response = Response::new(LocalBody::Own(TestBody::new(
@@ -467,25 +468,25 @@ fn after_its_rest_one_request_alone_tries_a_url() {
     let state = &health.urls("app")[0];
     let limit = Duration::from_secs(5);
     let now = || health.millis(clock.instant());
-    assert!(!state.begin_trial(now(), limit), "in use");
+    assert!(!state.begin_trial(now, limit), "in use");
     for _ in 0..3 {
         state.failed(now());
     }
-    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "resting");
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now, limit), "resting");
     clock.advance(Duration::from_secs(1));
-    assert!(state.begin_trial(now(), limit));
-    assert!(!state.is_in_use(now()) && !state.begin_trial(now(), limit), "another is trying");
+    assert!(state.begin_trial(now, limit));
+    assert!(!state.is_in_use(now()) && !state.begin_trial(now, limit), "another is trying");
     // One failure is enough now, and the rest is longer.
     state.failed(now());
     clock.advance(Duration::from_millis(1_999));
-    assert!(!state.begin_trial(now(), limit));
+    assert!(!state.begin_trial(now, limit));
     clock.advance(Duration::from_millis(1));
-    assert!(state.begin_trial(now(), limit));
+    assert!(state.begin_trial(now, limit));
     // The client left: somebody else may.
     clock.advance(Duration::from_secs(6));
-    assert!(state.begin_trial(now(), limit));
+    assert!(state.begin_trial(now, limit));
     state.succeeded();
-    assert!(state.is_in_use(now()) && !state.begin_trial(now(), limit));
+    assert!(state.is_in_use(now()) && !state.begin_trial(now, limit));
 }
 
 #[test]
@@ -560,23 +561,8 @@ fn https_is_trusted_by_its_authority_and_name_alone() {
     on_a_worker(async {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        // A self-signed certificate, which is its own authority.
-        let certificate = |name: &str, host: &str| {
-            let settings = format!(
-                "[req]\ndistinguished_name = dn\nx509_extensions = ext\nprompt = no\n[dn]\nCN = {name}\n\
-                 [ext]\nsubjectAltName = DNS:{host}\nbasicConstraints = critical, CA:FALSE\n"
-            );
-            std::fs::write(file("settings"), settings).unwrap();
-            let made = std::process::Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-                .args(["-config", &file("settings"), "-keyout", &file(&format!("{name}.key"))])
-                .args(["-out", &file(&format!("{name}.crt"))])
-                .output()
-                .expect("the openssl command is needed");
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        };
-        certificate("right", "localhost");
-        certificate("other", "other.test");
+        self_signed(folder.path(), "right", "localhost");
+        self_signed(folder.path(), "other", "other.test");
         for (served, trusted, status) in
             [("right", "right", "200"), ("right", "other", "502"), ("other", "other", "502")]
         {
@@ -603,8 +589,24 @@ fn https_is_trusted_by_its_authority_and_name_alone() {
     });
 }
 
-/// Speaks TLS on `localhost`, with ALPN, and answers every request with `ok`.
-async fn tls_backend(certificate: &str, key: &str) -> u16 {
+/// A self-signed certificate, which is its own authority: `NAME.crt` and `NAME.key`.
+fn self_signed(folder: &std::path::Path, name: &str, host: &str) {
+    let file = |name: String| folder.join(name).to_str().unwrap().to_owned();
+    let settings = format!(
+        "[req]\ndistinguished_name = dn\nx509_extensions = ext\nprompt = no\n[dn]\nCN = {name}\n\
+         [ext]\nsubjectAltName = DNS:{host}\nbasicConstraints = critical, CA:FALSE\n"
+    );
+    std::fs::write(folder.join("settings"), settings).unwrap();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args(["-config", &file(String::from("settings")), "-keyout", &file(format!("{name}.key"))])
+        .args(["-out", &file(format!("{name}.crt"))])
+        .output()
+        .expect("the openssl command is needed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+fn acceptor(certificate: &str, key: &str) -> tokio_rustls::TlsAcceptor {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -618,7 +620,12 @@ async fn tls_backend(certificate: &str, key: &str) -> u16 {
         )
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+}
+
+/// Speaks TLS on `localhost`, with ALPN, and answers every request with `ok`.
+async fn tls_backend(certificate: &str, key: &str) -> u16 {
+    let acceptor = acceptor(certificate, key);
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::task::spawn_local(async move {
@@ -632,6 +639,255 @@ async fn tls_backend(certificate: &str, key: &str) -> u16 {
                 while let Ok(1..) = stream.read(&mut piece).await {
                     let _ = stream.write_all(OK.as_bytes()).await;
                 }
+            });
+        }
+    });
+    port
+}
+
+/// A backend that gives `text` byte by byte.
+async fn dribbling(text: &'static str) -> (u16, Rc<Seen>) {
+    backend(move |mut wire, seen| async move {
+        while wire.head(&seen).await.is_some() {
+            for byte in text.as_bytes() {
+                wire.say(std::str::from_utf8(&[*byte]).unwrap()).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+    .await
+}
+
+#[test]
+fn an_answer_that_comes_in_single_bytes_is_the_same_answer() {
+    on_a_worker(async {
+        let chunks = "2;a=b\r\nok\r\nA\r\n0123456789\r\n0\r\nX: y\r\n\r\n";
+        for (head, body, content) in [
+            ("HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 5", "hello", "hello"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", chunks, "ok0123456789"),
+            ("HTTP/1.1 204 No Content\r\nX: y", "", ""),
+        ] {
+            let text = format!("{head}\r\n\r\n{body}").leak();
+            let (port, seen) = dribbling(text).await;
+            let gateway = Gateway::to(port).await;
+            for _ in 0..3 {
+                let answer = gateway.ask(GET).await;
+                let (head, came) = answer.split_once("\r\n\r\n").unwrap();
+                let came = if head.contains("chunked") { without_chunks(came) } else { came.to_owned() };
+                assert_eq!(came, content, "{answer:?}");
+            }
+            assert_eq!(seen.connections.get(), 1, "{text:?}");
+        }
+    });
+}
+
+#[test]
+fn interim_answers_are_passed_by_but_not_for_ever() {
+    on_a_worker(async {
+        for (count, status) in [(50, "200"), (64, "200"), (65, "502"), (10_000, "502")] {
+            let text = format!("{}{OK}", "HTTP/1.1 100 Continue\r\nX: y\r\n\r\n".repeat(count));
+            let (port, _) = saying(text.leak()).await;
+            let answer = Gateway::to(port).await.ask(GET).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{count}: {answer}");
+        }
+    });
+}
+
+#[test]
+fn what_was_not_asked_for_is_nobodys_answer() {
+    on_a_worker(async {
+        // Right behind the answer, and a moment later when the connection idles.
+        for late in [false, true] {
+            let (port, seen) = backend(move |mut wire, seen| async move {
+                while wire.head(&seen).await.is_some() {
+                    let extra = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
+                    if late {
+                        wire.say(OK).await;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        wire.say(extra).await;
+                    } else {
+                        wire.say(&format!("{OK}{extra}")).await;
+                    }
+                }
+            })
+            .await;
+            let gateway = Gateway::to(port).await;
+            for number in 0..5 {
+                let answer = gateway.ask(GET).await;
+                assert!(answer.ends_with("ok"), "{answer}");
+                while late && seen.heads.borrow().len() <= number {
+                    tokio::task::yield_now().await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(seen.connections.get(), 5);
+        }
+    });
+}
+
+#[test]
+fn answers_without_a_body_leave_the_connection_in_step() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while let Some(head) = wire.head(&seen).await {
+                wire.say(match head.split(' ').nth(1).unwrap() {
+                    "/304" => "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+                    "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+                    "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                    "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
+                    _ => OK,
+                })
+                .await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        for (method, path) in
+            [("GET", "/304"), ("GET", "/204"), ("HEAD", "/chunked"), ("HEAD", "/length"), ("HEAD", "/304")]
+        {
+            let answer = gateway.ask(&GET.replace("GET /a", &format!("{method} {path}"))).await;
+            assert!(answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+            assert!(gateway.ask(GET).await.ends_with("ok"), "{path}");
+        }
+        assert_eq!((seen.heads.borrow().len(), seen.connections.get()), (10, 1));
+    });
+}
+
+#[test]
+fn both_directions_of_one_exchange_flow_at_once() {
+    on_a_worker(async {
+        // Answers at once, and gives every chunk back as it comes.
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while wire.head(&seen).await.is_some() {
+                wire.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                loop {
+                    let size = wire.until("\r\n").await.unwrap();
+                    let rest = wire.until("\r\n").await.unwrap();
+                    wire.say(&format!("{size}{rest}")).await;
+                    if size == "0\r\n" {
+                        break;
+                    }
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+        for round in 1..=2 {
+            client.say("POST /a HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            client.until("\r\n\r\n").await.unwrap();
+            for number in 0..100 {
+                // The next only when this one has come back.
+                let chunk = format!("5\r\n{number:05}\r\n");
+                client.say(&chunk).await;
+                assert_eq!(client.until(&format!("{number:05}\r\n")).await.unwrap(), chunk);
+            }
+            client.say("0\r\n\r\n").await;
+            assert_eq!(client.until("0\r\n\r\n").await.unwrap(), "0\r\n\r\n");
+            // Complete in both directions, so the second round finds the connection of the first.
+            assert_eq!((seen.heads.borrow().len(), seen.connections.get()), (round, 1));
+        }
+    });
+}
+
+#[test]
+fn an_answer_before_the_end_of_an_upload_leaves_no_connection_behind() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            wire.head(&seen).await;
+            wire.say(OK).await;
+            // Keeps the connection open, as if all were well.
+            wire.until("never").await;
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        for number in 1..=3 {
+            let begun = "POST /a HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 10\r\n\r\n12345";
+            let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+            client.say(begun).await;
+            assert!(client.until("ok").await.unwrap().starts_with("HTTP/1.1 200"));
+            assert_eq!(seen.connections.get(), number);
+        }
+    });
+}
+
+#[test]
+fn large_bodies_arrive_whole_in_both_directions_in_every_framing() {
+    on_a_worker(async {
+        const LENGTH: usize = 1_000_003;
+        let content: String = (0..LENGTH).map(|at| char::from(b'a' + u8::try_from(at * 7 % 26).unwrap())).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let port = mirror(None).await;
+        self_signed(folder.path(), "right", "localhost");
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (certificate, key) = (file("right.crt"), file("right.key"));
+        let over_tls = mirror(Some((&certificate, &key))).await;
+        let tls = UpstreamUrl::Https { host: String::from("localhost"), port: over_tls };
+        for (urls, ca_file) in [(vec![url(port)], None), (vec![tls], Some(certificate.into()))] {
+            let upstream = config::Upstream { ca_file, ..config(urls) };
+            let gateway = Gateway::start(upstream, Duration::from_secs(30)).await;
+            for framing in [format!("Content-Length: {LENGTH}"), String::from("Transfer-Encoding: chunked")] {
+                let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+                let chunked = framing.ends_with("chunked");
+                let (begin, end) =
+                    if chunked { (format!("{LENGTH:x}\r\n"), "\r\n0\r\n\r\n") } else { (String::new(), "") };
+                let head =
+                    format!("POST /a HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n{framing}\r\n\r\n{begin}");
+                let (mut reads, mut writes) = client.socket.split();
+                let upload = async {
+                    for piece in [&head, &content, end] {
+                        writes.write_all(piece.as_bytes()).await.unwrap();
+                    }
+                };
+                let mut answer = Vec::new();
+                let (read, ()) = tokio::join!(reads.read_to_end(&mut answer), upload);
+                read.unwrap();
+                let answer = String::from_utf8(answer).unwrap();
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+                assert_eq!(head.to_lowercase().contains("chunked"), chunked, "{head}");
+                let body = if chunked { without_chunks(body) } else { body.to_owned() };
+                assert!(body == content, "{} bytes came back", body.len());
+            }
+        }
+    });
+}
+
+fn without_chunks(mut body: &str) -> String {
+    let mut content = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            assert_eq!(rest, "\r\n");
+            return content;
+        }
+        content.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+}
+
+/// Gives every body back in the framing in which it came, by hyper's server.
+async fn mirror(tls: Option<(&str, &str)>) -> u16 {
+    let acceptor = tls.map(|(certificate, key)| acceptor(certificate, key));
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::task::spawn_local(async move {
+                let service = service_fn(async |request: Request<Incoming>| {
+                    Ok::<_, std::convert::Infallible>(Response::new(request.into_body()))
+                });
+                let builder = hyper::server::conn::http1::Builder::new();
+                let _ = match acceptor {
+                    Some(acceptor) => {
+                        let Ok(stream) = acceptor.accept(socket).await else { return };
+                        builder.serve_connection(TokioIo::new(stream), service).await
+                    }
+                    None => builder.serve_connection(TokioIo::new(socket), service).await,
+                };
             });
         }
     });

@@ -5,15 +5,19 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::connect::Stream;
 use super::health::InFlight;
 
 /// A backend's side of a tunnel.
 pub struct Tunnel {
-    pub(super) upstream: OnUpgrade,
+    pub(super) stream: Stream,
+    /// Came right behind the head.
+    pub(super) early: Bytes,
     pub(super) in_flight: InFlight,
 }
 
@@ -26,10 +30,8 @@ impl Tunnel {
     /// that the session is over. A side that does not read holds the other back; little is held between them.
     pub async fn join(self, client: OnUpgrade, over: impl Future<Output = ()>) {
         let copying = async {
-            match tokio::try_join!(client, self.upstream) {
-                Ok((client, upstream)) => copy_both(TokioIo::new(client), TokioIo::new(upstream), LAST_WORDS).await,
-                Err(error) => Err(io::Error::other(error)),
-            }
+            let client = client.await.map_err(io::Error::other)?;
+            copy_both(TokioIo::new(client), self.stream, &self.early, LAST_WORDS).await
         };
         tokio::select! {
             outcome = copying => if let Err(error) = outcome {
@@ -44,12 +46,13 @@ impl Tunnel {
 async fn copy_both(
     client: impl AsyncRead + AsyncWrite,
     upstream: impl AsyncRead + AsyncWrite,
+    early: &[u8],
     last_words: Duration,
 ) -> io::Result<()> {
     let (client_reads, client_writes) = tokio::io::split(client);
     let (upstream_reads, upstream_writes) = tokio::io::split(upstream);
     let mut up = pin!(copy(client_reads, upstream_writes));
-    let mut down = pin!(copy(upstream_reads, client_writes));
+    let mut down = pin!(copy(early.chain(upstream_reads), client_writes));
     // The first outcome of either; then the other, for a while.
     tokio::select! {
         outcome = &mut up => {
@@ -78,7 +81,7 @@ mod tests {
     async fn one_side_may_finish_its_sentence_but_not_go_on_for_ever() {
         let (mut browser, client) = tokio::io::duplex(64);
         let (mut backend, upstream) = tokio::io::duplex(64);
-        let joined = tokio::spawn(copy_both(client, upstream, LAST_WORDS));
+        let joined = tokio::spawn(copy_both(client, upstream, b"", LAST_WORDS));
         browser.write_all(b"bye").await.unwrap();
         browser.shutdown().await.unwrap();
         let mut heard = Vec::new();
@@ -96,7 +99,7 @@ mod tests {
     async fn a_side_that_does_not_read_holds_the_other_back() {
         let (mut browser, client) = tokio::io::duplex(64);
         let (backend, upstream) = tokio::io::duplex(64);
-        let _joined = tokio::spawn(copy_both(client, upstream, LAST_WORDS));
+        let _joined = tokio::spawn(copy_both(client, upstream, b"", LAST_WORDS));
         let mut taken = 0;
         // Ends when nothing more is taken though every task has had its turn many times.
         let mut quiet = 0;

@@ -321,3 +321,39 @@ fn other_headers_keep_their_spelling_and_bytes() {
     assert!(contains(b"X-Custom-ID: caf\xe9\r\n"), "{:?}", String::from_utf8_lossy(&raw));
     assert!(contains(b"SOAPAction: \"x\"\r\n"), "{:?}", String::from_utf8_lossy(&raw));
 }
+
+#[test]
+fn every_request_on_a_connection_keeps_its_own_spelling() {
+    let (upstream, builder) = setup();
+    let gateway = builder.start();
+    let mut connection = gateway.connect();
+    let contains = |raw: &[u8], part: &[u8]| raw.windows(part.len()).any(|window| window == part);
+    // A body that looks like a head, and then a head.
+    let body = "GET / HTTP/1.1\r\nX-WORD: b\r\n\r\n";
+    let length = body.len();
+    connection.write(
+        format!("POST /open HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\nx-woRD: a\r\n\r\n{body}").as_bytes(),
+    );
+    connection.read("POST", "/open").expect(200);
+    assert!(contains(&upstream.last().raw, b"\r\nx-woRD: a\r\n"));
+    connection.write(b"GET /open HTTP/1.1\r\nhOST: h\r\nx-Word: b\r\n\r\n");
+    connection.read("GET", "/open").expect(200);
+    assert!(contains(&upstream.last().raw, b"\r\nx-Word: b\r\n"));
+    // In pieces.
+    for piece in ["GET /open HTTP/1.1\r\nHo", "st: h\r\nX-wo", "rd: c\r\n", "\r\n"] {
+        connection.write(piece.as_bytes());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    connection.read("GET", "/open").expect(200);
+    assert!(contains(&upstream.last().raw, b"\r\nX-word: c\r\n"));
+    // Sent ahead: the spelling may be lost, but another request's is never taken.
+    connection
+        .write(b"GET /open HTTP/1.1\r\nHost: h\r\nX-WORD: d\r\n\r\nGET /open HTTP/1.1\r\nHost: h\r\nx-word: d\r\n\r\n");
+    for _ in 0..2 {
+        connection.read("GET", "/open").expect(200);
+    }
+    let seen = upstream.recorded();
+    let [first, second] = &seen[seen.len() - 2..] else { unreachable!() };
+    assert!(contains(&first.raw, b"\r\nX-WORD: d\r\n"), "{:?}", String::from_utf8_lossy(&first.raw));
+    assert!(contains(&second.raw, b"\r\nX-Word: d\r\n"), "{:?}", String::from_utf8_lossy(&second.raw));
+}

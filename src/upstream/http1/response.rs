@@ -1,0 +1,485 @@
+//! Reading an answer's head: what the client may see of it, and where the answer ends.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::message::identity::Guarded;
+use crate::message::{cookies, hop_by_hop};
+use crate::upstream::trailers;
+
+/// The longest head. Positions in it fit into 16 bits.
+pub(in super::super) const MOST_HEAD_BYTES: usize = 64 * 1024 - 1;
+/// Headers of one answer.
+pub(in super::super) const MOST_HEADERS: usize = 256;
+
+/// What matters of the request for its answer.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Asked<'a> {
+    pub(in super::super) head_only: bool,
+    /// For another protocol (WebSocket).
+    pub(in super::super) upgrade: bool,
+    pub(in super::super) guarded: &'a Guarded,
+    pub(in super::super) cookie_name: &'a str,
+}
+
+/// An answer's head as the client may see it.
+#[derive(Debug)]
+pub(in super::super) struct Head {
+    pub(in super::super) status: StatusCode,
+    pub(in super::super) headers: HeaderMap,
+    pub(in super::super) framing: Framing,
+    /// The backend means to keep the connection open.
+    pub(in super::super) keeps: bool,
+    /// Announced, and fit to be passed on.
+    pub(in super::super) trailers: Vec<HeaderName>,
+}
+
+/// Where an answer ends (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Framing {
+    /// With its head.
+    None,
+    Length(u64),
+    Chunked,
+    /// With the connection.
+    Close,
+}
+
+/// What the next bytes are.
+#[derive(Debug)]
+pub(in super::super) enum Read {
+    Head(Head),
+    /// 1xx: the answer is still to come.
+    Interim,
+    /// More bytes are needed.
+    Hungry,
+}
+
+/// It is not an answer, or can be read in two ways.
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum Malformed {
+    #[error("the answer's head is malformed")]
+    Http(#[from] httparse::Error),
+    #[error("{0}")]
+    Told(&'static str),
+}
+
+/// Takes a head from the front of `bytes`, if it is whole.
+pub(in super::super) fn read(bytes: &mut BytesMut, asked: &Asked<'_>) -> Result<Read, Malformed> {
+    let mut places = [Place::default(); MOST_HEADERS];
+    let Some(found) = find(bytes, &mut places)? else {
+        if bytes.len() >= MOST_HEAD_BYTES {
+            return Err(Malformed::Told("the answer's head is too large"));
+        }
+        return Ok(Read::Hungry);
+    };
+    let head = bytes.split_to(found.length).freeze();
+    if found.status.is_informational() && found.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Read::Interim);
+    }
+    if found.status == StatusCode::SWITCHING_PROTOCOLS && !asked.upgrade {
+        return Err(Malformed::Told("it switched protocols without being asked"));
+    }
+    let fields = places.get(..found.count).unwrap_or_default();
+    sort(&head, fields, found.status, found.is_1_1, asked).map(Read::Head)
+}
+
+/// Where a field stands in the head.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    name: (u16, u16),
+    value: (u16, u16),
+}
+
+struct Found {
+    length: usize,
+    count: usize,
+    status: StatusCode,
+    is_1_1: bool,
+}
+
+fn find(bytes: &[u8], places: &mut [Place; MOST_HEADERS]) -> Result<Option<Found>, Malformed> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let httparse::Status::Complete(length) =
+        parser.parse_response_with_uninit_headers(&mut response, bytes, &mut fields)?
+    else {
+        return Ok(None);
+    };
+    if length > MOST_HEAD_BYTES {
+        return Err(Malformed::Told("the answer's head is too large"));
+    }
+    let start = bytes.as_ptr().addr();
+    let place = |part: &[u8]| {
+        let from = part.as_ptr().addr().wrapping_sub(start);
+        let position = |at: usize| u16::try_from(at).map_err(|_| Malformed::Told("the answer's head is too large"));
+        Ok::<_, Malformed>((position(from)?, position(from + part.len())?))
+    };
+    for (field, into) in response.headers.iter().zip(places.iter_mut()) {
+        *into = Place { name: place(field.name.as_bytes())?, value: place(field.value)? };
+    }
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    Ok(Some(Found {
+        length,
+        count: response.headers.len(),
+        status: status.ok_or(Malformed::Told("its status is no status"))?,
+        is_1_1: response.version == Some(1),
+    }))
+}
+
+/// What the lines about the framing say.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each line says it or does not")]
+struct Said {
+    length: Option<u64>,
+    /// As it was written.
+    length_line: Option<HeaderValue>,
+    lengths_differ: bool,
+    coding: Coding,
+    close: bool,
+    keep_alive: bool,
+    /// A `Connection` line names headers.
+    names_headers: bool,
+    /// `Upgrade: websocket`
+    websocket: bool,
+    /// There is a `Trailer` line.
+    announces: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Coding {
+    #[default]
+    None,
+    Chunked,
+    Other,
+}
+
+/// Builds the head that the client sees.
+fn sort(
+    head: &Bytes,
+    fields: &[Place],
+    status: StatusCode,
+    is_1_1: bool,
+    asked: &Asked<'_>,
+) -> Result<Head, Malformed> {
+    let mut said = Said::default();
+    // A renewed cookie and a word about the connection may be added.
+    let mut headers = HeaderMap::with_capacity(fields.len() + 2);
+    for field in fields {
+        let part = |(from, to): (u16, u16)| usize::from(from)..usize::from(to);
+        let name = head.get(part(field.name)).and_then(|name| HeaderName::from_bytes(name).ok());
+        let name = name.ok_or(Malformed::Told("a header's name is none"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(part(field.value)))
+            .map_err(|_| Malformed::Told("a header's value is none"))?;
+        match name.as_str() {
+            "content-length" => said.length(value),
+            "transfer-encoding" => said.coding(&value),
+            "connection" => {
+                if said.connection(&value) {
+                    headers.append(name, value);
+                }
+            }
+            "trailer" => {
+                headers.append(name, value);
+                said.announces = true;
+            }
+            "upgrade" => said.websocket = value.as_bytes().eq_ignore_ascii_case(b"websocket"),
+            "set-cookie" if cookies::sets(value.as_bytes(), asked.cookie_name) => {
+                // Nobody but us sets our cookie.
+                tracing::warn!("an upstream tried to set our cookie; its Set-Cookie was dropped");
+            }
+            _ => {
+                if !hop_by_hop::is_always(&name) {
+                    headers.append(name, value);
+                }
+            }
+        }
+    }
+    let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && !said.websocket {
+        return Err(Malformed::Told("it switched to another protocol than WebSocket"));
+    }
+    let announced = if said.announces {
+        let announced = trailers::announced(&headers, |name| asked.guarded.covers(name));
+        headers.remove(header::TRAILER);
+        announced
+    } else {
+        Vec::new()
+    };
+    let framing = said.framing(status, is_1_1, asked)?;
+    if said.names_headers {
+        hop_by_hop::strip(&mut headers);
+    }
+    // Beside chunks a length would now be believed; with 101 and 204 it has no place (RFC 9110 section 8.6).
+    if said.coding == Coding::None
+        && !switched
+        && status != StatusCode::NO_CONTENT
+        && let Some(line) = said.length_line.take()
+    {
+        headers.insert(header::CONTENT_LENGTH, line);
+    }
+    if let Some(value) = trailers::announcement(&announced) {
+        headers.insert(header::TRAILER, value);
+    }
+    if switched {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let keeps = !said.close && (is_1_1 || said.keep_alive);
+    Ok(Head { status, headers, framing, keeps, trailers: announced })
+}
+
+impl Said {
+    fn length(&mut self, line: HeaderValue) {
+        let length = digits(line.as_bytes());
+        if length.is_none() || self.length.is_some_and(|other| Some(other) != length) {
+            self.lengths_differ = true;
+        }
+        if self.length_line.is_none() {
+            self.length = length;
+            let canonical = matches!(line.as_bytes(), [b'0'] | [b'1'..=b'9', ..]);
+            self.length_line = if canonical { Some(line) } else { length.map(HeaderValue::from) };
+        }
+    }
+
+    fn coding(&mut self, line: &HeaderValue) {
+        let chunked = line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        self.coding = if chunked && self.coding == Coding::None { Coding::Chunked } else { Coding::Other };
+    }
+
+    /// Whether it names headers.
+    fn connection(&mut self, line: &HeaderValue) -> bool {
+        let mut names = false;
+        for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if !token.is_empty() {
+                names = true;
+            }
+        }
+        self.names_headers |= names;
+        names
+    }
+
+    fn framing(&self, status: StatusCode, is_1_1: bool, asked: &Asked<'_>) -> Result<Framing, Malformed> {
+        if self.coding == Coding::Other {
+            return Err(Malformed::Told("its Transfer-Encoding is not chunked alone"));
+        }
+        if self.coding == Coding::Chunked && !is_1_1 {
+            return Err(Malformed::Told("an HTTP/1.0 answer has a Transfer-Encoding"));
+        }
+        let nothing = matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS);
+        if self.lengths_differ && self.coding == Coding::None && !nothing {
+            return Err(Malformed::Told("its Content-Length is contradictory or no number"));
+        }
+        Ok(if nothing || asked.head_only || status == StatusCode::NOT_MODIFIED {
+            Framing::None
+        } else if self.coding == Coding::Chunked {
+            Framing::Chunked
+        } else if let Some(length) = self.length {
+            Framing::Length(length)
+        } else {
+            Framing::Close
+        })
+    }
+}
+
+/// Digits and nothing else; a list of equal lengths is none either.
+fn digits(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| digits).and_then(|digits| digits.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_as(text: &[u8], head_only: bool, upgrade: bool) -> (Result<Read, Malformed>, Vec<u8>) {
+        let mut bytes = BytesMut::from(text);
+        let guarded = Guarded::new(&[], false);
+        let asked = Asked { head_only, upgrade, guarded: &guarded, cookie_name: "access_token" };
+        let read = read(&mut bytes, &asked);
+        (read, bytes.to_vec())
+    }
+
+    fn head(text: &str) -> Head {
+        match read_as(text.as_bytes(), false, false).0 {
+            Ok(Read::Head(head)) => head,
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    fn fields(head: &Head) -> Vec<String> {
+        head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn an_answer_ends_where_its_head_says() {
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        for (status, lines, head_only, framing, length) in [
+            ("200 OK", "Content-Length: 5\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length: 5\r\nContent-Length: 5\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length: 005\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length:5\t \r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length: 0\r\n", false, Framing::Length(0), Some("0")),
+            ("200 OK", "", false, Framing::Close, None),
+            ("200 OK", chunked, false, Framing::Chunked, None),
+            ("200 OK", "Transfer-Encoding: CHUNKED\r\nContent-Length: 3\r\n", false, Framing::Chunked, None),
+            ("200 OK", "Content-Length: x\r\nTransfer-Encoding: chunked\r\n", false, Framing::Chunked, None),
+            ("200 OK", "Content-Length: 7\r\n", true, Framing::None, Some("7")),
+            ("200 OK", chunked, true, Framing::None, None),
+            ("304 Not Modified", "Content-Length: 7\r\n", false, Framing::None, Some("7")),
+            ("204 No Content", "Content-Length: 7\r\n", false, Framing::None, None),
+            ("204 No Content", chunked, false, Framing::None, None),
+            ("200", "Content-Length: 1\r\n", false, Framing::Length(1), Some("1")),
+            ("200 \u{e9}t\u{e9}", "Content-Length: 1\r\n", false, Framing::Length(1), Some("1")),
+            ("999 Odd", "Content-Length: 1\r\n", false, Framing::Length(1), Some("1")),
+        ] {
+            let text = format!("HTTP/1.1 {status}\r\n{lines}\r\nrest");
+            let (read, left) = read_as(text.as_bytes(), head_only, false);
+            let Ok(Read::Head(head)) = read else { panic!("{text:?}: {read:?}") };
+            assert_eq!(head.framing, framing, "{text:?}");
+            assert_eq!(head.headers.get("content-length").map(|line| line.to_str().unwrap()), length, "{text:?}");
+            assert!(!head.headers.contains_key("transfer-encoding"));
+            assert_eq!(left, b"rest");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_or_in_none_is_no_answer() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked;q=1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n X: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\x7f\r\n\r\n",
+            "HTTP/1.1 200 OK\rX: a\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 +200 OK\r\n\r\n",
+            "HTTP/1.1  200 OK\r\n\r\n",
+            "HTTP/1.1 OK\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/0.9 200 OK\r\n\r\n",
+            "http/1.1 200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "SSH-2.0-something\r\n",
+            "<html>",
+        ] {
+            let read = read_as(text.as_bytes(), false, false).0;
+            assert!(read.is_err(), "{text:?}: {read:?}");
+        }
+        // For HEAD the lengths count, too: they are passed on.
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n";
+        assert!(read_as(text, true, false).0.is_err());
+    }
+
+    #[test]
+    fn a_head_has_limits() {
+        let with = |count: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(count));
+        assert_eq!(head(&with(MOST_HEADERS)).headers.len(), MOST_HEADERS);
+        assert!(read_as(with(MOST_HEADERS + 1).as_bytes(), false, false).0.is_err());
+        let long = |length: usize| format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(length));
+        assert!(matches!(read_as(long(60_000).as_bytes(), false, false).0, Ok(Read::Hungry)));
+        assert!(read_as(long(70_000).as_bytes(), false, false).0.is_err());
+        assert!(read_as(format!("{}\r\n\r\n", long(70_000)).as_bytes(), false, false).0.is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_head_is_none() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        for length in 0..whole.len() {
+            assert!(matches!(read_as(&whole[..length], false, false).0, Ok(Read::Hungry)), "{length}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_are_no_answers() {
+        for status in ["100 Continue", "102 Processing", "103 Early Hints", "199 X"] {
+            let text = format!("HTTP/1.1 {status}\r\nLink: x\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200");
+            let (read, left) = read_as(text.as_bytes(), false, false);
+            assert!(matches!(read, Ok(Read::Interim)), "{read:?}");
+            assert_eq!(left, b"HTTP/1.1 200");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_kept_unless_somebody_closes_it() {
+        for (version, line, keeps) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Connection: x, Close\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+        ] {
+            assert_eq!(head(&format!("HTTP/{version} 200 OK\r\n{line}\r\n")).keeps, keeps, "{version} {line}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_and_so_does_our_cookie() {
+        let head = head(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\nConnection: close, x-hop\r\n\
+             X-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\nSet-Cookie: a=b\r\n\
+             Set-Cookie: access_token=evil\r\nSet-Cookie: c=d\r\nServer: x\r\n\
+             Trailer: x-sum, content-length, set-cookie, X_Forwarded_User\r\n\r\n",
+        );
+        assert_eq!(head.trailers, ["x-sum"]);
+        let mut left = fields(&head);
+        left.sort();
+        assert_eq!(left, ["server=x", "set-cookie=a=b", "set-cookie=c=d", "trailer=x-sum"]);
+    }
+
+    #[test]
+    fn an_upgrade_to_something_else_is_no_answer() {
+        for upgrade in ["", "Upgrade: h2c\r\n"] {
+            let text = format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}Connection: upgrade\r\n\r\n");
+            assert!(read_as(text.as_bytes(), false, true).0.is_err(), "{upgrade}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_that_was_asked_for_is_passed_on() {
+        let text = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade, x\r\nX: y\r\n\
+                     Sec-WebSocket-Accept: z\r\nContent-Length: 5\r\n\r\nfirst";
+        let (read, left) = read_as(text, false, true);
+        let Ok(Read::Head(head)) = read else { panic!("{read:?}") };
+        let mut kept = fields(&head);
+        kept.sort();
+        assert_eq!(kept, ["connection=upgrade", "sec-websocket-accept=z", "upgrade=websocket"]);
+        assert_eq!((head.framing, &*left), (Framing::None, &b"first"[..]));
+    }
+}
