@@ -5,13 +5,15 @@ use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::live::Live;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
+use crate::auth::freshness::Freshness;
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
@@ -29,8 +31,7 @@ pub struct Shared {
     portal: Portal,
     telemetry: Telemetry,
     draining: AtomicBool,
-    /// Unix seconds of the last sign of life from the revocation log.
-    heard: AtomicU64,
+    freshness: Arc<Freshness>,
     tunnels: AtomicUsize,
 }
 
@@ -41,11 +42,11 @@ impl Shared {
         live: Live,
         clock: Clock,
         revocations: Arc<Revocations>,
+        freshness: Arc<Freshness>,
         sessions: Arc<Sessions>,
         portal: Portal,
         telemetry: Telemetry,
     ) -> Self {
-        let heard = AtomicU64::new(clock.unix_seconds());
         Self {
             live: ArcSwap::from_pointee(live),
             clock,
@@ -54,7 +55,7 @@ impl Shared {
             portal,
             telemetry,
             draining: AtomicBool::new(false),
-            heard,
+            freshness,
             tunnels: AtomicUsize::new(0),
         }
     }
@@ -111,15 +112,10 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The revocation log has been heard of at `now` (Unix seconds).
-    pub fn heard(&self, now: u64) {
-        self.heard.store(now, Ordering::Relaxed);
-    }
-
-    /// Seconds since the revocation log was last heard of.
+    /// How long nothing has been heard of the revocation log.
     #[must_use]
-    pub fn staleness(&self) -> u64 {
-        self.clock.unix_seconds().saturating_sub(self.heard.load(Ordering::Relaxed))
+    pub fn staleness(&self) -> Duration {
+        self.freshness.age()
     }
 
     /// Open tunnels.
@@ -132,7 +128,7 @@ impl Shared {
     /// the operator forbids that.
     pub(super) fn may_identify(&self, store: &config::Store) -> bool {
         self.revocations.is_ready()
-            && (store.on_stale == config::OnStale::Serve || self.staleness() <= store.max_staleness.as_secs())
+            && (store.on_stale == config::OnStale::Serve || self.staleness() <= store.max_staleness)
     }
 }
 
