@@ -43,6 +43,7 @@ mod peers;
 mod quick_start;
 mod redirects;
 mod renewal;
+mod replicas;
 mod revocation;
 mod streaming;
 mod upstreams;
