@@ -102,6 +102,17 @@ fn sessions_and_accounts_are_managed_from_any_replica_and_without_one() {
 }
 
 #[test]
+fn a_second_server_on_the_same_data_folder_is_refused_and_the_first_goes_on() {
+    let (upstream, database) = (Upstream::plain(), Cluster::shared().database());
+    let first = on(&database.url(), &upstream).user("kim", &[]).start();
+    let second = on(&database.url(), &upstream).set("data_dir", &quoted(&first.data())).prepare();
+    let refused = second.command(&["serve"]).expect(1);
+    assert!(refused.stderr.contains("another server runs on this data folder"), "{refused:?}");
+    assert_eq!(first.account("kim")["username"], "kim");
+    first.login("kim");
+}
+
+#[test]
 fn wrong_passwords_are_counted_for_all_replicas_together() {
     let (upstream, database) = (Upstream::plain(), Cluster::shared().database());
     let replicas = replicas(3, &database, &upstream);
@@ -515,23 +526,23 @@ fn a_database_without_a_free_connection_is_no_end() {
     // Others take every connection, those of the gateway too.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let url = database.url();
-    let mut taken: Vec<tokio_postgres::Client> = Vec::new();
+    let mut crowd: Vec<tokio_postgres::Client> = Vec::new();
     let mut alone = 0;
     while alone < 20 {
         let more = runtime.block_on(tokio_postgres::connect(&url, tokio_postgres::NoTls));
         let full = more.is_err();
         if let Ok((client, connection)) = more {
             runtime.spawn(connection);
-            taken.push(client);
+            crowd.push(client);
         }
         // The gateway may have been quicker than we with some of them.
         let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'doorward'";
-        let ended = runtime.block_on(taken[0].query_typed(ended, &[])).unwrap().len();
+        let ended = runtime.block_on(crowd[0].query_typed(ended, &[])).unwrap().len();
         alone = if full && ended == 0 { alone + 1 } else { 0 };
     }
     until("/ready to say so", || says(&gateway, "store_unreachable"));
     refuses_in_time(&gateway, &token);
-    drop(taken);
+    drop(crowd);
     runtime.shutdown_background();
     until("it to recover by itself", || {
         reasons(&gateway).is_empty() && gateway.try_login("kim", PASSWORD).status == 200
