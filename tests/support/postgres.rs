@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +45,42 @@ impl Cluster {
 
     /// A new one, with these lines in its configuration. For tests that stop it or change what others would notice.
     pub(crate) fn start(settings: &[&str]) -> Self {
+        let cluster = Self::prepare(settings);
+        cluster.run();
+        cluster
+    }
+
+    /// A new one that can encrypt, as `localhost`; with the certificate of its authority.
+    pub(crate) fn start_encrypted() -> (Self, PathBuf) {
+        let mut cluster = Self::prepare(&["ssl = on"]);
+        let folder = cluster.folder.clone();
+        let openssl = |arguments: &[&str]| {
+            let made = Command::new("openssl").args(arguments).current_dir(&folder).output().unwrap();
+            assert!(made.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+        };
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+        let authority = ["req", "-x509", "-subj", "/CN=Authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt"];
+        openssl(&[&authority[..], &key].concat());
+        openssl(
+            &[&["req", "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"][..], &key].concat(),
+        );
+        fs::write(folder.join("extensions"), "subjectAltName=DNS:localhost\n").unwrap();
+        let signed = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+        openssl(&[&signed[..], &["-days", "2", "-extfile", "extensions", "-out", "server.crt"]].concat());
+        for name in ["server.key", "server.crt"] {
+            let path = folder.join(name);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = cluster.owner {
+                std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
+            }
+            let setting = if name.ends_with("key") { "ssl_key_file" } else { "ssl_cert_file" };
+            cluster.settings.push(format!("{setting} = '{}'", path.display()));
+        }
+        cluster.run();
+        (cluster, folder.join("ca.crt"))
+    }
+
+    fn prepare(settings: &[&str]) -> Self {
         let programs = programs();
         let owner = other_user();
         let folder = tempfile::Builder::new().prefix("doorward-postgres-").tempdir().unwrap().keep();
@@ -76,16 +112,14 @@ impl Cluster {
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let cluster = Self {
+        Self {
             folder,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             programs,
             owner,
             guard: Mutex::new(None),
             settings: settings.iter().map(ToString::to_string).collect(),
-        };
-        cluster.run();
-        cluster
+        }
     }
 
     /// Starts the server and waits until it answers.

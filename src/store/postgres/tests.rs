@@ -359,3 +359,47 @@ fn a_password_is_in_no_error() {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{told}");
     }
 }
+
+#[test]
+fn the_database_is_known_by_its_certificate() {
+    let (cluster, roots) = Cluster::start_encrypted();
+    let database = cluster.database();
+    let roots = roots.display();
+    let open = |host: &str, parameters: &str| {
+        let url = format!("{}?{parameters}", database.url().replace("127.0.0.1", host));
+        let store = open_postgres(&url, &clock());
+        let health = wait_for(store.health());
+        wait_for(store.close()).unwrap();
+        health
+    };
+    for (host, parameters, good) in [
+        ("127.0.0.1", String::from("sslmode=disable"), true),
+        ("127.0.0.1", String::from("sslmode=require"), true),
+        ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={roots}"), true),
+        ("localhost", format!("sslmode=verify-full&sslrootcert={roots}"), true),
+        // Not its name; and not an authority that this system trusts.
+        ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={roots}"), false),
+        ("localhost", String::from("sslmode=verify-full"), false),
+        ("localhost", String::from("sslmode=verify-ca"), false),
+    ] {
+        match open(host, &parameters) {
+            Ok(()) => assert!(good, "{host} {parameters}"),
+            Err(error) => {
+                assert!(!good, "{host} {parameters}: {}", log::causes(&error));
+                assert!(log::causes(&error).contains("certificate"), "{}", log::causes(&error));
+            }
+        }
+    }
+    let url = format!("{}?sslmode=verify-full&sslrootcert={roots}", database.url().replace("127.0.0.1", "localhost"));
+    let store = open_postgres(&url, &clock());
+    wait_for(async {
+        follower(&store).await;
+        store.apply(vec![revoke(Revocation::All)]).await.unwrap();
+    });
+    let plain = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
+        WHERE application_name = 'doorward' AND NOT ssl";
+    assert_eq!(database.number(plain), 0);
+    // A server that can't encrypt is not spoken to in plain text.
+    let store = open_postgres(&format!("{}?sslmode=require", Cluster::shared().database().url()), &clock());
+    assert!(log::causes(&wait_for(store.health()).unwrap_err()).contains("TLS"));
+}
