@@ -148,6 +148,7 @@ impl Rooms {
                     pool_size: *pool_size,
                     timeout: config.store.timeout,
                     max_staleness: config.store.max_staleness,
+                    note: Some(config.data_dir.join("log-place")),
                 };
                 let store: Arc<dyn Store> = Postgres::open(database, clock.clone(), &options)?;
                 store

@@ -76,8 +76,16 @@ fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Store>, Clock) -
 }
 
 pub(in crate::store) fn open_postgres(url: &str, clock: &Clock) -> Arc<Postgres> {
-    let options =
-        PostgresOptions { pool_size: 4, timeout: Duration::from_secs(20), max_staleness: Duration::from_secs(10) };
+    open_postgres_with(url, clock, None)
+}
+
+pub(in crate::store) fn open_postgres_with(
+    url: &str,
+    clock: &Clock,
+    note: Option<std::path::PathBuf>,
+) -> Arc<Postgres> {
+    let (timeout, max_staleness) = (Duration::from_secs(20), Duration::from_secs(10));
+    let options = PostgresOptions { pool_size: 4, timeout, max_staleness, note };
     Postgres::open(&crate::config::Database::for_tests(url), clock.clone(), &options).unwrap()
 }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client};
 
@@ -30,6 +30,8 @@ pub(super) struct Connections {
     idle: RefCell<Vec<Connection>>,
     /// Rises when the idle ones are not to be trusted any more; those that are lent out don't come back then.
     era: Cell<u64>,
+    /// Held while the schema is brought up to date.
+    migrating: Arc<Mutex<()>>,
 }
 
 /// One connection. Dropped, it is closed.
@@ -87,6 +89,7 @@ impl Connections {
             places: Arc::new(Semaphore::new(size)),
             idle: RefCell::default(),
             era: Cell::new(0),
+            migrating: Arc::default(),
         })
     }
 
@@ -136,12 +139,18 @@ impl Connections {
         if schema::is_current(&connection.client).await? {
             return Ok(connection);
         }
+        // One of us at a time: the others wait here and not at the database.
+        let migrating = Arc::clone(&self.migrating).lock_owned().await;
+        if schema::is_current(&connection.client).await? {
+            return Ok(connection);
+        }
         // Goes on by itself when the caller's time runs out: half a migration is of use to nobody.
-        let migrating = tokio::task::spawn_local(async move {
+        let migrated = tokio::task::spawn_local(async move {
             let migrated = schema::migrate(&connection.client).await;
+            drop(migrating);
             migrated.map(|()| connection)
         });
-        migrating.await.map_err(|_| StoreError::unavailable("its tables were not made"))?
+        migrated.await.map_err(|_| StoreError::unavailable("its tables were not made"))?
     }
 
     /// Closes the idle ones: the database was not there a moment ago, so they may lead nowhere.

@@ -9,6 +9,7 @@
 //! - One reads at a time, so the followers hear every entry once and in order.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,9 +43,15 @@ const READ: &str = "
 const RAISE: &str = "
     UPDATE doorward_log_head SET number = $1, mark = gen_random_uuid() WHERE mark = $2::text::uuid AND number < $1";
 
+/// How often the place is written down.
+const NOTE_EVERY: Duration = Duration::from_secs(5);
+
 /// What this process knows of the log.
 #[derive(Default)]
 pub(super) struct Log {
+    /// Where the place is written down, for the next start: a log that went back while nobody ran is noticed too.
+    note: Option<PathBuf>,
+    noted: RefCell<Option<(Place, Instant)>>,
     /// Held while reading.
     place: Mutex<Option<Place>>,
     followers: RefCell<Vec<Follower>>,
@@ -94,6 +101,35 @@ struct Page {
 }
 
 impl Log {
+    /// Goes on from the place that is written down there, where one is.
+    pub(super) fn with_note(note: Option<PathBuf>) -> Self {
+        let read = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path).ok()?;
+            let (number, mark) = text.trim_end().split_once(' ')?;
+            Some(Place { number: number.parse().ok()?, mark: Some(mark.to_owned()) })
+        };
+        let place = note.as_ref().and_then(read);
+        Self { note, place: Mutex::new(place), ..Self::default() }
+    }
+
+    /// Writes the place down, unless that was done a moment ago. What is lost of it by a crash is a little foresight.
+    fn write_down(&self, place: &Place, now: Instant) {
+        let Some(path) = &self.note else { return };
+        let mut noted = self.noted.borrow_mut();
+        let due =
+            noted.as_ref().is_none_or(|(known, at)| known != place && now.saturating_duration_since(*at) >= NOTE_EVERY);
+        if !due {
+            return;
+        }
+        let text = format!("{} {}\n", place.number, place.mark.as_deref().unwrap_or_default());
+        // Of two processes on one folder each writes a file of its own before it takes the place.
+        let new = path.with_extension(std::process::id().to_string());
+        if let Err(error) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path)) {
+            tracing::debug!(%error, "the log's place could not be written down");
+        }
+        *noted = Some((place.clone(), now));
+    }
+
     /// Adds a follower. It is told everything with the next reading.
     pub(super) fn add(&self, follower: Arc<dyn LogFollower>) {
         self.followers.borrow_mut().push(Follower { follower, told: None });
@@ -142,6 +178,7 @@ impl Log {
                         (entries, told) = (all, newest.number);
                     }
                     self.tell(&entries, told);
+                    self.write_down(&head, began);
                     *place = Some(head);
                     self.outcome.send_modify(|outcome| outcome.done = reading);
                     self.heard(began);

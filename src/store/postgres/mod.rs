@@ -19,6 +19,7 @@ mod tries;
 
 use std::cell::Cell;
 use std::future::Future;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -62,6 +63,8 @@ pub struct PostgresOptions {
     pub timeout: Duration,
     /// How old the knowledge of the log may get (`store.max_staleness`): it is read on several times within it.
     pub max_staleness: Duration,
+    /// A file in which the log's place is written down from one start to the next; `None`: nowhere.
+    pub note: Option<PathBuf>,
 }
 
 /// A PostgreSQL database.
@@ -110,12 +113,12 @@ impl Postgres {
             .build()
             .map_err(|error| StoreError::caused("its runtime can't be started", error))?;
         let (jobs, mut waiting) = mpsc::unbounded_channel::<Job>();
-        let PostgresOptions { pool_size, timeout, max_staleness } = *options;
+        let PostgresOptions { pool_size, timeout, max_staleness, note } = options.clone();
         let run = move || {
             let core = Rc::new(Core {
                 clock,
                 connections: Connections::new(driver, encryption, pool_size, timeout),
-                log: Log::default(),
+                log: Log::with_note(note),
                 limit: timeout,
                 patience: timeout.min(max_staleness),
                 heartbeat: (max_staleness / 4).min(Duration::from_secs(1)),

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::super::conformance::{account, open_postgres, revoke, session};
+use super::super::conformance::{account, open_postgres, open_postgres_with, revoke, session};
 use super::super::testing::{Cluster, Database as TestDatabase};
 use super::*;
 use crate::store::Revocation;
@@ -221,6 +221,32 @@ fn numbers_that_go_back_are_noticed_and_raised_above_all_that_were_seen() {
         // Raised once, not by each replica that notices.
         assert!(next < raised + 1_000_000, "{next}");
     });
+}
+
+#[test]
+fn numbers_that_went_back_while_nobody_ran_are_noticed_at_the_next_start() {
+    let database = Cluster::shared().database();
+    let folder = tempfile::tempdir().unwrap();
+    let note = folder.path().join("log-place");
+    let start = || {
+        let store = open_postgres_with(&database.url(), &clock(), Some(note.clone()));
+        wait_for(follower(&store));
+        store
+    };
+    let store = start();
+    wait_for(store.apply(vec![revoke(Revocation::All), revoke(Revocation::All)])).unwrap();
+    drop(store);
+    // The last place is written down at the next start at the latest.
+    let store = start();
+    assert!(std::fs::read_to_string(&note).unwrap().starts_with("2 "));
+    assert_eq!(wait_for(store.log_head()).unwrap(), 2, "nothing went back");
+    drop(store);
+    database.sql(
+        "BEGIN; DELETE FROM doorward_log WHERE number > 1;
+         UPDATE doorward_log_head SET number = 1, mark = (SELECT mark FROM doorward_log WHERE number = 1); COMMIT",
+    );
+    let store = start();
+    assert!(wait_for(store.log_head()).unwrap() > 1_000_000);
 }
 
 #[test]
