@@ -275,7 +275,10 @@ async fn fill(client: &Client, import: &Import) -> Result<Applied, Fault> {
         client.execute_typed(sql, &[(&records, Type::TEXT)]).await?;
     }
     let last = entries.last().map_or(0, |entry| entry.number).max(import.log_head);
-    let sql = "UPDATE doorward_log_head SET number = greatest(number, $1), mark = gen_random_uuid() RETURNING number";
+    // Where the newest number is an entry's, its mark is that entry's, as after every other change.
+    let sql = "UPDATE doorward_log_head h SET number = greatest(h.number, $1), mark = coalesce(
+            (SELECT mark FROM doorward_log WHERE number = greatest(h.number, $1)), gen_random_uuid()
+        ) RETURNING h.number";
     let mut log_head = small(client.query_typed_one(sql, &[(&big(last), Type::INT8)]).await?.try_get(0)?);
     if let Some(times) = import.revoke_all {
         let all = NewEntry { what: Revocation::All, at: times.at, expires: times.expires };

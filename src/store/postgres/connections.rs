@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::fault::Fault;
-use super::schema;
 use super::tls::Encryption;
+use super::{schema, within};
 use crate::store::StoreError;
 
 /// While the database has no connection left for us, one is asked for this often.
@@ -146,7 +146,8 @@ impl Connections {
         }
         // Goes on by itself when the caller's time runs out: half a migration is of use to nobody.
         let migrated = tokio::task::spawn_local(async move {
-            let migrated = schema::migrate(&connection.client).await;
+            // Not for ever: whoever waits for a link that swallows everything holds the others up.
+            let migrated = within(schema::LIMIT, schema::migrate(&connection.client)).await;
             drop(migrating);
             migrated.map(|()| connection)
         });

@@ -186,10 +186,12 @@ impl Log {
                 }
                 Reading::Broken { at, standing, head } => {
                     if standing == Standing::Other {
-                        raise(client, &at, &head).await?;
+                        within(core.patience, raise(client, &at, &head)).await?;
                     }
-                    // What comes now is told to everybody from the beginning.
-                    self.followers.borrow_mut().iter_mut().for_each(|follower| follower.told = None);
+                    // What comes now is told to everybody from the beginning. What they know already stays in force.
+                    for follower in &mut *self.followers.borrow_mut() {
+                        follower.told = follower.told.map(|_| 0);
+                    }
                     *place = None;
                 }
             }

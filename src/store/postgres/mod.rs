@@ -140,6 +140,8 @@ impl Postgres {
             });
             // Connections end with it; what was under way is taken back by the server.
             drop(local);
+            // A look-up of the database's name may still be waiting for an answer; nobody else does.
+            runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new()
             .name(String::from("doorward-store"))

@@ -2,6 +2,8 @@
 //!
 //! Every step runs in one transaction with the version that it leads to. A schema of a newer program is left alone.
 
+use std::time::Duration;
+
 use tokio_postgres::Client;
 
 use super::fault::Fault;
@@ -11,6 +13,9 @@ use crate::store::StoreError;
 const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
 /// Any number that no other program uses: "doorward" in ASCII.
 const LOCK: i64 = 0x646f_6f72_7761_7264;
+
+/// How long all steps together may take.
+pub(super) const LIMIT: Duration = Duration::from_mins(10);
 
 /// Whether the schema is the one that this program knows. `false`: it is older, or there is none.
 pub(super) async fn is_current(client: &Client) -> Result<bool, Fault> {
@@ -27,7 +32,7 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Fault> {
     // Changing a large table may take longer than any call has.
     client
         .batch_execute(
-            "BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL idle_in_transaction_session_timeout = '1min'",
+            "BEGIN; SET LOCAL statement_timeout = '10min'; SET LOCAL idle_in_transaction_session_timeout = '1min'",
         )
         .await?;
     client.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;

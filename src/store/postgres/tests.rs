@@ -224,6 +224,21 @@ fn numbers_that_go_back_are_noticed_and_raised_above_all_that_were_seen() {
 }
 
 #[test]
+fn a_log_that_was_imported_goes_on_from_its_last_number() {
+    let store = open_postgres(&Cluster::shared().database().url(), &clock());
+    wait_for(async {
+        let heard = follower(&store).await;
+        let entry = |number| LogEntry { number, what: Revocation::All, at: NOW, expires: NOW + 100 };
+        let import = Import { log: vec![entry(3), entry(4)], log_head: 4, ..Import::default() };
+        assert_eq!(store.import(import).await.unwrap().log_head, 4);
+        assert_eq!(heard.numbers(), [3, 4]);
+        assert_eq!(store.apply(vec![revoke(Revocation::All)]).await.unwrap().log_head, 5);
+        assert_eq!(store.log_head().await.unwrap(), 5, "taken for another log");
+        assert_eq!(heard.numbers(), [3, 4, 5]);
+    });
+}
+
+#[test]
 fn numbers_that_went_back_while_nobody_ran_are_noticed_at_the_next_start() {
     let database = Cluster::shared().database();
     let folder = tempfile::tempdir().unwrap();
