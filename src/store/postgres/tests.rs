@@ -299,6 +299,31 @@ fn whoever_listens_is_cut_off_and_catches_up() {
 }
 
 #[test]
+fn a_server_that_takes_no_changes_is_left_for_one_that_does() {
+    let database = Cluster::shared().database();
+    let store = open_postgres(&database.url(), &clock());
+    // As after a failover: the old primary answers, and takes nothing.
+    let only_read = |on: &str| {
+        let name = &database.name;
+        database.cluster.sql("postgres", &format!("ALTER DATABASE {name} SET default_transaction_read_only = {on}"));
+        database.cluster.sql(
+            "postgres",
+            &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+        );
+    };
+    wait_for(async {
+        let heard = follower(&store).await;
+        only_read("on");
+        assert!(matches!(store.health().await, Err(StoreError::Unavailable { .. })));
+        assert!(store.apply(vec![revoke(Revocation::All)]).await.is_err());
+        only_read("off");
+        store.health().await.unwrap();
+        store.apply(vec![revoke(Revocation::All)]).await.unwrap();
+        heard.wait("what came after it", |(numbers, ..)| numbers.contains(&1)).await;
+    });
+}
+
+#[test]
 fn a_long_log_is_read_whole_and_told_once() {
     let database = Cluster::shared().database();
     let store = open_postgres(&database.url(), &clock());
