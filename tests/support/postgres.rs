@@ -5,7 +5,7 @@
 //! with this process, however that ends.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ impl Cluster {
         fs::write(self.folder.join("data/postgresql.auto.conf"), configuration).unwrap();
         // The server in the background of a shell that waits for our end of the pipe.
         let script = r#""$1" -D "$2/data" >> "$2/log" 2>&1 < /dev/null & server=$!
-            echo started; cat > /dev/null; kill -INT $server; wait $server"#;
+            echo started; read -r word; kill -INT $server; wait $server; [ "$word" = keep ] || rm -rf "$2""#;
         let mut guard = as_owner(self.owner, Path::new("/bin/sh"))
             .args(["-c", script, "sh"])
             .arg(self.programs.join("postgres"))
@@ -160,7 +160,8 @@ impl Cluster {
 
     /// Stops the server, as an operator in a hurry does: running statements are ended.
     pub(crate) fn stop(&self) {
-        if let Some((mut guard, pipe)) = self.guard.lock().unwrap().take() {
+        if let Some((mut guard, mut pipe)) = self.guard.lock().unwrap().take() {
+            pipe.write_all(b"keep\n").unwrap();
             drop(pipe);
             guard.wait().unwrap();
         }
