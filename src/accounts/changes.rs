@@ -55,7 +55,7 @@ impl Accounts {
             account: None,
             password: current,
         };
-        if let Some(retry_after) = self.throttled(login, &attempt) {
+        if let Some(retry_after) = self.throttled(login, &attempt).await {
             return Err(AccountError::Throttled { retry_after });
         }
         rules::check_new_password(login, account.username.as_str(), new.expose()).map_err(AccountError::Invalid)?;

@@ -98,7 +98,7 @@ impl Accounts {
     /// One for the whole process: its clones share the throttle.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashers: hashing::HashPool, audit: Audit) -> Self {
-        let throttle = Arc::new(throttle::Throttle::new(clock.clone()));
+        let throttle = Arc::new(throttle::Throttle::new(clock.clone(), store.wrong_tries()));
         Self { store, clock, hashers, throttle, audit }
     }
 

@@ -57,7 +57,7 @@ impl Accounts {
         let bucket = Bucket::of(client, username.as_ref(), name);
         let shown = username.as_ref().map_or_else(|| presentable(name), ToString::to_string);
         let attempt = Attempt { bucket, username: shown, detail: "", client, account: None, password };
-        if let Some(retry_after) = self.judge(login).wait(&attempt) {
+        if let Some(retry_after) = self.throttled(login, &attempt).await {
             return SignIn::Throttled { retry_after };
         }
         let (log_head, account) = match self.read(username.as_ref()).await {
@@ -105,8 +105,10 @@ impl Accounts {
     }
 
     /// How long the attempt has to wait, where it has to; told to the audit log.
-    pub(super) fn throttled(&self, login: &config::Login, attempt: &Attempt) -> Option<Duration> {
-        self.judge(login).wait(attempt)
+    pub(super) async fn throttled(&self, login: &config::Login, attempt: &Attempt) -> Option<Duration> {
+        let judge = self.judge(login);
+        let wait = judge.throttle.wait_at_first(&attempt.bucket, judge.limit).await;
+        judge.told(wait, attempt)
     }
 
     fn judge(&self, login: &config::Login) -> Judge {
@@ -148,16 +150,15 @@ impl Accounts {
 }
 
 impl Judge {
-    fn wait(&self, attempt: &Attempt) -> Option<Duration> {
-        let wait = self.throttle.wait(&attempt.bucket, self.limit)?;
-        self.record("login_throttled", "too_many_tries", attempt);
-        Some(wait)
+    fn told(&self, wait: Option<Duration>, attempt: &Attempt) -> Option<Duration> {
+        wait.inspect(|_| self.record("login_throttled", "too_many_tries", attempt))
     }
 
     /// The throttle is asked again right before the work: whatever is waiting in the queue when the limit is reached
     /// stays out, so that no more guesses than the limit and one for each hashing thread are ever checked.
     fn try_now<T>(&self, mut attempt: Attempt, then: impl FnOnce(&Account, &str) -> T) -> Tried<T> {
-        if let Some(wait) = self.wait(&attempt) {
+        // Here all replicas are asked: a round trip more is nothing beside a hash.
+        if let Some(wait) = self.told(self.throttle.wait_everywhere(&attempt.bucket, self.limit), &attempt) {
             return Tried::Throttled(wait);
         }
         let account = attempt.account.take();
@@ -176,12 +177,12 @@ impl Judge {
         }
         match account {
             Some(account) if checked.right => {
-                self.throttle.right(&attempt.bucket);
+                self.throttle.right_everywhere(&attempt.bucket);
                 let made = then(&account, password);
                 Tried::Right(account, made)
             }
             account => {
-                self.throttle.wrong(attempt.bucket, self.limit);
+                self.throttle.wrong_everywhere(attempt.bucket, self.limit);
                 let reason = match &account {
                     None => "unknown_name",
                     Some(_) if checked.malformed => "unreadable_hash",

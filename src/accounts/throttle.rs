@@ -5,17 +5,19 @@
 //! - Only wrong passwords count. Tries under way don't, so right ones never get in each other's way.
 //! - The wrong tries of the last `window` count one by one. Beyond [`SLOTS`] of them the oldest are taken together as
 //!   if they had come with the later one: an error on the strict side, for the sake of bounded memory.
+//! - Where several processes share a store, the store counts for all of them, and this count is what is left while the
+//!   store is slow or down.
 //! - At most 2 × [`GENERATION`] buckets are kept; beyond that those go whose last wrong try is oldest.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::Clock;
-use crate::store::Username;
+use crate::store::{StoreFuture, Username, WrongTries};
 
 /// Buckets in each of the two generations.
 const GENERATION: usize = 32_768;
@@ -39,6 +41,7 @@ pub struct Bucket([u8; 16]);
 pub struct Throttle {
     clock: Clock,
     counted: Mutex<Counted>,
+    shared: Option<Arc<dyn WrongTries>>,
 }
 
 /// Two generations: a bucket moves into the young one with each wrong try; when that is full, or older than a window,
@@ -75,6 +78,12 @@ impl Bucket {
     }
 }
 
+/// At least one.
+fn whole_seconds(left: Duration) -> Duration {
+    let second = u64::from(left.subsec_nanos() > 0);
+    Duration::from_secs(left.as_secs().saturating_add(second).max(1))
+}
+
 /// IPv4 as its mapped IPv6 address, IPv6 as its /64.
 fn network(client: IpAddr) -> Ipv6Addr {
     match client.to_canonical() {
@@ -84,11 +93,58 @@ fn network(client: IpAddr) -> Ipv6Addr {
 }
 
 impl Throttle {
-    /// Nothing counted yet.
+    /// Nothing counted yet, here. `shared`: where all processes count together.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, shared: Option<Arc<dyn WrongTries>>) -> Self {
         let since = clock.instant();
-        Self { clock, counted: Mutex::new(Counted { young: HashMap::new(), old: HashMap::new(), since }) }
+        let counted = Mutex::new(Counted { young: HashMap::new(), old: HashMap::new(), since });
+        Self { clock, counted, shared }
+    }
+
+    /// [`Throttle::wait`] before anything is done for a try. Where this process has counted too many, all processes are
+    /// asked: a right password may have come to another one.
+    pub async fn wait_at_first(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
+        let wait = self.wait(bucket, limit)?;
+        let Some(shared) = &self.shared else { return Some(wait) };
+        match shared.wait(bucket.0, limit.max_attempts, limit.window).await {
+            Ok(Some(left)) => Some(whole_seconds(left)),
+            Ok(None) => {
+                self.right(bucket);
+                None
+            }
+            Err(_) => Some(wait),
+        }
+    }
+
+    /// [`Throttle::wait`] by what all processes counted, right before the work. Blocks: for a hashing thread.
+    pub fn wait_everywhere(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
+        match self.ask(|shared| shared.wait(bucket.0, limit.max_attempts, limit.window)) {
+            Some(left) => left.map(whole_seconds),
+            None => self.wait(bucket, limit),
+        }
+    }
+
+    /// [`Throttle::wrong`], told to all processes. Blocks: for a hashing thread.
+    pub fn wrong_everywhere(&self, bucket: Bucket, limit: Limit) {
+        self.wrong(bucket, limit);
+        self.ask(|shared| shared.wrong(bucket.0, limit.window));
+    }
+
+    /// [`Throttle::right`], told to all processes. Doesn't wait for them.
+    pub fn right_everywhere(&self, bucket: &Bucket) {
+        self.right(bucket);
+        if let Some(shared) = &self.shared {
+            // It has begun; nobody needs to hear how it ends.
+            drop(shared.right(bucket.0));
+        }
+    }
+
+    /// The store's answer. `None` where there is no such store, or it gives none: then the count of this process decides.
+    fn ask<'s, T>(&'s self, ask: impl FnOnce(&'s dyn WrongTries) -> StoreFuture<'s, T>) -> Option<T> {
+        let answer = ask(&**self.shared.as_ref()?);
+        // The store bounds its own calls; nothing here needs more than a thread that waits.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().ok()?;
+        runtime.block_on(answer).inspect_err(|error| tracing::debug!(%error, "tries are counted here alone")).ok()
     }
 
     /// How long this bucket has to wait, in whole seconds, at least one; `None` where it may try.
@@ -96,9 +152,7 @@ impl Throttle {
     pub fn wait(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let tries = counted.young.get(bucket).or_else(|| counted.old.get(bucket))?;
-        let left = tries.wait(self.clock.instant(), limit)?;
-        let second = u64::from(left.subsec_nanos() > 0);
-        Some(Duration::from_secs(left.as_secs().saturating_add(second).max(1)))
+        tries.wait(self.clock.instant(), limit).map(whole_seconds)
     }
 
     /// Counts a wrong password.
@@ -196,7 +250,7 @@ mod tests {
     #[test]
     fn the_limit_holds_for_the_window_and_a_right_password_clears_it() {
         let clock = Clock::manual(1_000);
-        let throttle = Throttle::new(clock.clone());
+        let throttle = Throttle::new(clock.clone(), None);
         let kim = bucket("192.0.2.1", "kim");
         for _ in 0..3 {
             assert_eq!(throttle.wait(&kim, LIMIT), None);
@@ -218,7 +272,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_newest_stay() {
-        let throttle = Throttle::new(Clock::manual(1_000));
+        let throttle = Throttle::new(Clock::manual(1_000), None);
         let one = Limit { max_attempts: 1, ..LIMIT };
         let all: Vec<Bucket> = (0..100_000).map(|number| bucket("192.0.2.1", &format!("n{number}"))).collect();
         for bucket in &all {
@@ -230,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_million_random_names_from_as_many_networks_take_no_more_memory_than_a_few() {
-        let throttle = Throttle::new(Clock::manual(1_000));
+        let throttle = Throttle::new(Clock::manual(1_000), None);
         let mut key: u128 = 0x9e37_79b9_7f4a_7c15;
         let mut most = 0;
         for number in 0..1_000_000_u32 {
@@ -251,7 +305,7 @@ mod tests {
     #[test]
     fn a_great_limit_takes_little_memory_and_errs_on_the_strict_side() {
         let clock = Clock::manual(1_000);
-        let throttle = Throttle::new(clock.clone());
+        let throttle = Throttle::new(clock.clone(), None);
         let (kim, great) = (bucket("192.0.2.1", "kim"), Limit { max_attempts: 1000, ..LIMIT });
         for _ in 0..1000 {
             assert_eq!(throttle.wait(&kim, great), None);
@@ -284,7 +338,7 @@ mod tests {
         fn it_counts_as_a_plain_list_does(steps in steps(), max_attempts in 1..6u32) {
             let limit = Limit { max_attempts, ..LIMIT };
             let clock = Clock::manual(1_000);
-            let throttle = Throttle::new(clock.clone());
+            let throttle = Throttle::new(clock.clone(), None);
             let buckets: Vec<Bucket> = (0..4).map(|number| bucket("192.0.2.1", &format!("n{number}"))).collect();
             let (mut now, mut model) = (0u64, vec![Vec::<u64>::new(); 4]);
             for step in steps {

@@ -27,10 +27,14 @@ pub fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
 }
 
-/// Opens the socket. A stale one, left by a server that was killed, is replaced: whoever calls this holds the store's
-/// lock, so no other server can be alive behind it.
+/// Opens the socket. A stale one, left by a server that was killed, is replaced; one behind which a server answers is an
+/// error: a store that many processes may use keeps no second one off this folder.
 pub fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     let path = path(data_dir);
+    if UnixStream::connect(&path).is_ok() {
+        let message = format!("{}: another server runs on this data folder; give each its own", data_dir.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+    }
     match fs::remove_file(&path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

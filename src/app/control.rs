@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::reload::Reloader;
-use super::{PATIENCE, Rooms, StartError, system, telemetry};
+use super::{PATIENCE, Purpose, Rooms, StartError, system, telemetry};
 use crate::admin::listener::{Reason, Report};
 use crate::admin::operations::InForce;
 use crate::admin::{listener, socket};
@@ -52,7 +52,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
     let listeners = open_listeners(&config).await?;
     let addresses = listeners.addresses.clone();
-    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), false).await?;
+    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), Purpose::Serve).await?;
     let admin = match config.admin.listen {
         Some(address) => {
             Some(listener::bind(address).map_err(|source| StartError::Admin { address: address.to_string(), source })?)
@@ -66,6 +66,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
         live,
         clock.clone(),
         Arc::clone(&rooms.revocations),
+        Arc::clone(&rooms.freshness),
         Arc::clone(&rooms.sessions),
         portal,
         telemetry.clone(),
@@ -240,8 +241,8 @@ impl Report for State {
         }
         let live = self.shared.live();
         let staleness = self.shared.staleness();
-        if staleness > live.config.store.max_staleness.as_secs() {
-            add("stale", format!("the revocation log was last heard of {staleness} s ago"));
+        if staleness > live.config.store.max_staleness {
+            add("stale", format!("the revocation log was last heard of {} s ago", staleness.as_secs()));
         }
         for name in live.health.unreachable(self.shared.clock().instant()) {
             add("upstream_unreachable", format!("no URL of upstream {name:?} can be reached"));
@@ -262,10 +263,6 @@ async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::acc
     loop {
         let health = store.health().await;
         let now = shared.clock().unix_seconds();
-        if health.is_ok() {
-            // An embedded store has one writer, this process: what it acknowledged, the followers have been told.
-            shared.heard(now);
-        }
         let problem = health.err().map(|error| error.to_string());
         match (&*state.store_problem.borrow(), &problem) {
             (None, Some(problem)) => tracing::error!(%problem, "the store takes no changes"),
@@ -276,7 +273,7 @@ async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::acc
         *state.store_problem.borrow_mut() = problem;
         shared.revocations().forget_expired(now);
         metrics.live_revocations(shared.revocations().len());
-        metrics.revocation_lag(shared.staleness());
+        metrics.revocation_lag(shared.staleness().as_secs());
         metrics.hash_queue(hashers.waiting());
         shared.telemetry().access.flush();
         tokio::time::sleep(EVERY).await;

@@ -10,12 +10,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::accounts::Accounts;
 use crate::accounts::hashing::HashPool;
 use crate::admin::command::{Command, Outcome};
 use crate::admin::operations::{InForce, Operations, Reload};
+use crate::auth::freshness::Freshness;
 use crate::auth::keys::{KeyError, KeyRing};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
@@ -23,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{LogEntry, LogFollower, Sled, SledOptions, Store, StoreError};
+use crate::store::{LogEntry, LogFollower, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -84,14 +85,25 @@ struct Rooms {
     clock: Clock,
     store: Arc<dyn Store>,
     revocations: Arc<Revocations>,
+    freshness: Arc<Freshness>,
     accounts: Accounts,
     sessions: Arc<Sessions>,
     hashers: HashPool,
 }
 
+/// What the rooms are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serve,
+    Command,
+    /// A command that fills an empty store: one beside a dump is what is wanted.
+    Restore,
+}
+
 /// Counts what the revocation log brings.
 struct Counted {
     revocations: Arc<Revocations>,
+    freshness: Arc<Freshness>,
     metrics: Metrics,
 }
 
@@ -99,6 +111,10 @@ impl LogFollower for Counted {
     fn extend(&self, entries: &[LogEntry], head: u64) {
         self.metrics.revocations(entries.len());
         self.revocations.extend(entries, head);
+    }
+
+    fn heard(&self, at: Instant) {
+        self.freshness.heard(at);
     }
 }
 
@@ -108,27 +124,50 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HASH_QUEUE_PER_THREAD: usize = 32;
 
 impl Rooms {
-    /// Opens the store and reads the revocation log. `beside_dump`: an empty store beside a dump is what is wanted, for
-    /// the dump is about to be restored into it.
+    /// Opens the store and reads the revocation log.
     async fn furnish(
         config: &Config,
         clock: Clock,
         telemetry: Telemetry,
-        beside_dump: bool,
+        purpose: Purpose,
     ) -> Result<Self, StartError> {
+        let (serving, beside_dump) = (purpose == Purpose::Serve, purpose == Purpose::Restore);
         make_private_folder(&config.data_dir)
             .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
-        let store = match config.store.kind {
+        // A start needs nothing but the file; a command needs its store.
+        let database_may_come = serving && matches!(config.store.kind, StoreKind::Postgres { .. });
+        let store = match &config.store.kind {
             StoreKind::Sled => {
                 let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
                 // Blocks, which is fine: nothing is served yet.
                 let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
                 store
             }
+            StoreKind::Postgres { database, pool_size } => {
+                let options = PostgresOptions {
+                    pool_size: *pool_size,
+                    timeout: config.store.timeout,
+                    max_staleness: config.store.max_staleness,
+                    note: Some(config.data_dir.join("log-place")),
+                };
+                let store: Arc<dyn Store> = Postgres::open(database, clock.clone(), &options)?;
+                store
+            }
         };
         let revocations = Arc::new(Revocations::default());
-        let counted = Counted { revocations: Arc::clone(&revocations), metrics: telemetry.metrics.clone() };
-        store.follow(Arc::new(counted)).await?;
+        let freshness = Arc::new(Freshness::new(clock.clone()));
+        let counted = Counted {
+            revocations: Arc::clone(&revocations),
+            freshness: Arc::clone(&freshness),
+            metrics: telemetry.metrics.clone(),
+        };
+        match store.follow(Arc::new(counted)).await {
+            // It is told as soon as the database can be reached; until then nobody is let in, and `/ready` says why.
+            Err(error @ (StoreError::Unavailable { .. } | StoreError::TimedOut)) if database_may_come => {
+                tracing::warn!(%error, "the database can't be reached; nobody is let in until it can");
+            }
+            followed => followed?,
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.saturating_sub(1).max(1);
         let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
@@ -136,7 +175,7 @@ impl Rooms {
         let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
-        Ok(Self { clock, store, revocations, accounts, sessions, hashers })
+        Ok(Self { clock, store, revocations, freshness, accounts, sessions, hashers })
     }
 
     fn operations(&self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Reload>) -> Operations {
@@ -209,10 +248,10 @@ pub fn alone(config: Config, command: Command) -> Result<Outcome, StartError> {
         .enable_all()
         .build()
         .map_err(system("the runtime can't be started"))?;
-    let restoring = matches!(command, Command::StoreRestore { .. });
+    let purpose = if matches!(command, Command::StoreRestore { .. }) { Purpose::Restore } else { Purpose::Command };
     runtime.block_on(async {
         let telemetry = telemetry(&config, &clock, false)?;
-        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, restoring).await?;
+        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, purpose).await?;
         let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
         let alone: Arc<dyn InForce> = Arc::new(Alone { config, ring });
         let operations = rooms.operations(Box::new(move || Arc::clone(&alone)), None);

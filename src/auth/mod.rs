@@ -6,6 +6,7 @@
 
 pub mod cache;
 mod flight;
+pub mod freshness;
 mod key_files;
 pub mod keys;
 mod renewal;

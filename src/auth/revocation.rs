@@ -18,6 +18,10 @@ use crate::store::{LogEntry, LogFollower, Revocation};
 /// A power of two. A change copies one shard of what it touches: with 200,000 entries some 800 of them.
 const SHARDS: usize = 256;
 
+/// How far the clocks of two replicas may be apart, in seconds, without anybody being taken for older than he is. Their
+/// tokens would be refused long before: `iat` may be 30 s ahead.
+const CLOCKS_APART: u64 = 300;
+
 /// What is revoked. Shared by every worker.
 pub struct Revocations {
     live: ArcSwap<Live>,
@@ -223,9 +227,12 @@ impl Live {
 
 impl Mark {
     /// Whether the token was issued before the entry: by the log's numbers, or by the clock where it has none.
+    ///
+    /// A token that says to know of an entry that is far younger than the token was issued while the log had other
+    /// numbers: an older copy of the store has been restored since.
     const fn covers(&self, token: &Verified) -> bool {
         match token.seq {
-            Some(seq) => self.number > seq,
+            Some(seq) => self.number > seq || token.issued_at.saturating_add(CLOCKS_APART) < self.at,
             None => token.issued_at <= self.at,
         }
     }
@@ -417,6 +424,8 @@ mod tests {
             (token("kim", Some("s1"), Some(6), AT), "RR.CR"),
             (token("kim", Some("s1"), Some(6), AT + 9), "RR.CR"), // the number decides, not the clock
             (token("kim", Some("s1"), Some(7), AT - 9), "R...."),
+            (token("kim", Some("s2"), Some(99), AT - 300), "....."),
+            (token("kim", Some("s2"), Some(99), AT - 301), ".R.CR"), // of a log that has been replaced by an older copy
             (token("kim", Some("s2"), Some(6), AT), ".R.CR"),
             (token("lee", Some("s2"), Some(6), AT), "....R"),
             (token("kim", None, None, AT - 1), ".RRCR"),

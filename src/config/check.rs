@@ -10,9 +10,10 @@ use super::routes;
 use super::secrets::{self, Environment};
 use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
 use super::{
-    Admin, Algorithm, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie, Server,
-    Store, StoreKind, Token,
+    Admin, Algorithm, Config, Cookie, Database, DatabaseTls, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite,
+    SecureCookie, Server, Store, StoreKind, Token,
 };
+use crate::secret::Secret;
 
 /// Reads and checks a file. `environment` looks environment variables up.
 pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Problem>> {
@@ -52,6 +53,13 @@ pub fn parse(text: &str, origin: &Path, environment: &Environment<'_>) -> Result
     } else {
         Err(problems)
     }
+}
+
+/// What `store.kind` says.
+#[derive(Clone, Copy)]
+enum Kind {
+    Sled,
+    Postgres,
 }
 
 /// What reading needs beside the text.
@@ -105,17 +113,23 @@ impl Reading<'_> {
     }
 
     fn store(&self, section: Section<'_>) -> Store {
-        if section.text("kind").is_some_and(|kind| kind.text == "postgres") {
-            not_built(&section, "kind", "PostgreSQL");
-        } else {
-            section.choice("kind", &[("sled", StoreKind::Sled), ("postgres", StoreKind::Sled)], StoreKind::Sled);
-        }
-        if self.file(&section, "url_file").is_some() {
-            not_built(&section, "url_file", "PostgreSQL");
-        }
-        section.integer("pool_size", 8, 1..=1000);
+        let wanted = section.choice("kind", &[("sled", Kind::Sled), ("postgres", Kind::Postgres)], Kind::Sled);
+        let pool_size = usize::try_from(section.integer("pool_size", 8, 1..=1000)).unwrap_or(8);
+        let kind = match wanted {
+            Kind::Sled => {
+                if let Some((_, place)) = self.file(&section, "url_file") {
+                    section.problem(&place, "url_file", "is only for store.kind = \"postgres\"");
+                }
+                StoreKind::Sled
+            }
+            Kind::Postgres => match self.database(&section) {
+                Some(database) => StoreKind::Postgres { database, pool_size },
+                // A problem was reported, so this configuration is served by nobody.
+                None => StoreKind::Sled,
+            },
+        };
         let store = Store {
-            kind: StoreKind::Sled,
+            kind,
             max_staleness: span(&section, "max_staleness", "10s", "1s", "1d"),
             on_stale: section.choice(
                 "on_stale",
@@ -126,6 +140,39 @@ impl Reading<'_> {
         };
         section.close();
         store
+    }
+
+    /// `url_file` or `$DOORWARD_STORE_URL`. `None`: a problem was reported.
+    fn database(&self, section: &Section<'_>) -> Option<Database> {
+        let (place, read) = if let Some((path, place)) = self.file(section, "url_file") {
+            (place, secrets::database_url(&path))
+        } else {
+            let place = section.place_of("kind");
+            let Some(url) = (self.environment)("DOORWARD_STORE_URL").filter(|url| !url.is_empty()) else {
+                let message =
+                    "\"postgres\" needs a URL: name a file that holds it as store.url_file, or set $DOORWARD_STORE_URL";
+                section.problem(&place, "kind", message);
+                return None;
+            };
+            (place, Ok((String::from("$DOORWARD_STORE_URL"), Secret::new(url))))
+        };
+        let parsed = read.and_then(|(origin, url)| {
+            Database::parse(url.expose().trim_end(), &self.folder).map_err(|problem| format!("{origin} {problem}"))
+        });
+        match parsed {
+            Ok(database) => {
+                if database.tls == DatabaseTls::Require {
+                    let message =
+                        "sslmode=require encrypts, but believes whoever answers; verify-full knows the database";
+                    section.report().warning(&place, &section.full("url_file"), message);
+                }
+                Some(database)
+            }
+            Err(message) => {
+                section.problem(&place, "url_file", message);
+                None
+            }
+        }
     }
 
     fn token(&self, section: Section<'_>) -> Token {

@@ -3,6 +3,7 @@
 //! Everything here is already checked: a [`Config`] that exists can be served.
 
 mod check;
+mod database;
 pub mod diff;
 mod identity;
 mod protect;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 pub use self::check::load;
 #[cfg(feature = "measure")]
 pub use self::check::parse;
+pub use self::database::{Database, DatabaseTls};
 pub use self::protect::protect_toml;
 pub use self::secrets::from_process;
 use crate::secret::Secret;
@@ -101,9 +103,14 @@ pub struct Store {
     pub timeout: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     Sled,
+    Postgres {
+        database: Database,
+        /// Connections, the one that listens not counted; at least 1.
+        pool_size: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

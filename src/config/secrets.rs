@@ -82,6 +82,16 @@ pub(super) fn previous_keys(section: &Section<'_>, path: &dyn Fn(&str) -> PathBu
     keys
 }
 
+/// The text of `store.url_file`, with the file's name for messages.
+pub(super) fn database_url(path: &Path) -> Result<(String, Secret<String>), String> {
+    let bytes = read(path)?;
+    let shown = path.display().to_string();
+    match String::from_utf8(bytes.expose().clone()) {
+        Ok(text) => Ok((shown, Secret::new(text))),
+        Err(_) => Err(format!("{shown} is not UTF-8")),
+    }
+}
+
 /// Reads a file that only its owner can read.
 fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
     let shown = path.display();

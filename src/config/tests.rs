@@ -14,6 +14,7 @@ use super::reader::Problem;
 use super::{
     Access, Algorithm, Config, Listen, LogFormat, OnStale, SameSite, SecureCookie, UpstreamHost, protect_toml,
 };
+use super::{DatabaseTls, StoreKind};
 
 const EXAMPLE: &str = include_str!("../../config.toml.example");
 const SMALLEST: &str = "[upstream.app]\nurls = [\"http://127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n";
@@ -290,7 +291,7 @@ fn every_mistake_is_named_with_its_line() {
     config.toml:12:15: server.limits.max_headers: 0 is out of range; write a whole number from 16 to 1000
     config.toml:13:20: server.limits.max_header_bytes: "1TiB" is no size; write for example "512B", "16KiB" or "1MiB"
     config.toml:15:10: admin.listen: is one of server.listen; the admin listener needs its own
-    config.toml:17:8: store.kind: PostgreSQL is not built yet; remove this key
+    config.toml:17:8: store.kind: "postgres" needs a URL: name a file that holds it as store.url_file, or set $DOORWARD_STORE_URL
     config.toml:18:12: store.on_stale: "maybe" is not known; write one of "serve", "refuse"
     config.toml:20:15: token.secret_file: the file that is named here can't be read: No such file or directory (os error 2); write the path of a file
     config.toml:22:17: token.refresh_below: must be shorter than token.lifetime; half of it is the default
@@ -384,6 +385,42 @@ fn the_environment_gives_the_secret_where_no_file_does() {
     assert_eq!(config.token.signing_key.unwrap().origin, "$JWT_SECRET");
     let short = parse(SMALLEST, Path::new("config.toml"), &|_| Some(CANARY.into())).map(|_| ()).unwrap_err();
     assert!(!listed(&short).contains(CANARY) && listed(&short).contains("JWT_SECRET"), "{}", listed(&short));
+}
+
+#[test]
+fn the_database_is_named_by_a_file_or_the_environment() {
+    let url = format!("postgres://u:{CANARY}@db.example.com/d");
+    let environment = |name: &str| (name == "DOORWARD_STORE_URL").then(|| url.clone());
+    let text = format!("[store]\nkind = \"postgres\"\npool_size = 3\n{SMALLEST}");
+    let store = parse(&text, Path::new("config.toml"), &environment).unwrap().store;
+    let StoreKind::Postgres { database, pool_size } = &store.kind else { panic!("{store:?}") };
+    assert_eq!((*pool_size, database.tls), (3, DatabaseTls::VerifyFull));
+    assert!(!format!("{store:?}").contains(CANARY));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let text = format!("[store]\nkind = \"postgres\"\nurl_file = \"url\"\n{SMALLEST}");
+    for (mode, contents, expected) in [
+        (0o600, format!("{url}?sslmode=disable\n"), None),
+        (0o600, format!("{url}?sslmode=require\n"), Some("warning")),
+        (0o644, url.clone(), Some("can be read by others")),
+        (0o600, format!("{url}?sslmode=prefer"), Some("sslmode")),
+        (0o600, String::from(CANARY), Some("no URL")),
+    ] {
+        write(folder.path(), "url", mode, contents.as_bytes());
+        match (parse(&text, &path, &|_| None), expected) {
+            (Ok(config), None) => assert_eq!(config.warnings, Vec::<String>::new()),
+            (Ok(config), Some("warning")) => {
+                assert!(config.warnings[0].contains(":3:12: store.url_file"), "{config:?}");
+            }
+            (Err(problems), Some(part)) => {
+                let listed = listed(&problems);
+                assert!(listed.contains(":3:12: store.url_file: ") && listed.contains(part), "{listed}");
+                assert!(!listed.contains(CANARY), "{listed}");
+            }
+            (result, expected) => panic!("{expected:?}: {}", result.is_ok()),
+        }
+    }
 }
 
 #[test]

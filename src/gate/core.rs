@@ -5,7 +5,8 @@ use std::future::Future;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -14,6 +15,7 @@ use super::live::Live;
 use super::request_id::RequestIds;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
+use crate::auth::freshness::Freshness;
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
@@ -33,8 +35,7 @@ pub struct Shared {
     portal: Portal,
     telemetry: Telemetry,
     draining: AtomicBool,
-    /// Unix seconds of the last sign of life from the revocation log.
-    heard: AtomicU64,
+    freshness: Arc<Freshness>,
     tunnels: AtomicUsize,
 }
 
@@ -45,11 +46,11 @@ impl Shared {
         live: Live,
         clock: Clock,
         revocations: Arc<Revocations>,
+        freshness: Arc<Freshness>,
         sessions: Arc<Sessions>,
         portal: Portal,
         telemetry: Telemetry,
     ) -> Self {
-        let heard = AtomicU64::new(clock.unix_seconds());
         Self {
             live: ArcSwap::from_pointee(live),
             clock,
@@ -58,7 +59,7 @@ impl Shared {
             portal,
             telemetry,
             draining: AtomicBool::new(false),
-            heard,
+            freshness,
             tunnels: AtomicUsize::new(0),
         }
     }
@@ -115,15 +116,10 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The revocation log has been heard of at `now` (Unix seconds).
-    pub fn heard(&self, now: u64) {
-        self.heard.store(now, Ordering::Relaxed);
-    }
-
-    /// Seconds since the revocation log was last heard of.
+    /// How long nothing has been heard of the revocation log.
     #[must_use]
-    pub fn staleness(&self) -> u64 {
-        self.clock.unix_seconds().saturating_sub(self.heard.load(Ordering::Relaxed))
+    pub fn staleness(&self) -> Duration {
+        self.freshness.age()
     }
 
     /// Open tunnels.
@@ -136,7 +132,7 @@ impl Shared {
     /// the operator forbids that.
     pub(super) fn may_identify(&self, store: &config::Store) -> bool {
         self.revocations.is_ready()
-            && (store.on_stale == config::OnStale::Serve || self.staleness() <= store.max_staleness.as_secs())
+            && (store.on_stale == config::OnStale::Serve || self.staleness() <= store.max_staleness)
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::dump::RestoreError;
+use super::testing::Cluster;
 use super::*;
 use crate::clock::Clock;
 use crate::secret::Secret;
 
 const NOW: u64 = 1_795_512_600;
 
-pub(super) fn account(name: &str) -> Account {
+pub(in crate::store) fn account(name: &str) -> Account {
     Account {
         id: AccountId::random(),
         username: name.parse().unwrap(),
@@ -28,7 +29,7 @@ pub(super) fn account(name: &str) -> Account {
     }
 }
 
-pub(super) fn session(account: &AccountId, created: u64) -> Session {
+pub(in crate::store) fn session(account: &AccountId, created: u64) -> Session {
     Session {
         id: SessionId::random(),
         account: account.clone(),
@@ -40,7 +41,7 @@ pub(super) fn session(account: &AccountId, created: u64) -> Session {
     }
 }
 
-pub(super) fn revoke(what: Revocation) -> Write {
+pub(in crate::store) fn revoke(what: Revocation) -> Write {
     Write::Revoke { what, at: NOW, expires: NOW + 500 }
 }
 
@@ -68,6 +69,24 @@ fn on_every_store<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Store>, Clock) -
     let store = open(folder.path(), &clock).unwrap();
     wait_for(test(store.clone(), clock));
     wait_for(store.close()).unwrap();
+    let clock = Clock::manual(NOW);
+    let store = open_postgres(&Cluster::shared().database().url(), &clock);
+    wait_for(test(store.clone(), clock));
+    wait_for(store.close()).unwrap();
+}
+
+pub(in crate::store) fn open_postgres(url: &str, clock: &Clock) -> Arc<Postgres> {
+    open_postgres_with(url, clock, None)
+}
+
+pub(in crate::store) fn open_postgres_with(
+    url: &str,
+    clock: &Clock,
+    note: Option<std::path::PathBuf>,
+) -> Arc<Postgres> {
+    let (timeout, max_staleness) = (Duration::from_secs(20), Duration::from_secs(10));
+    let options = PostgresOptions { pool_size: 4, timeout, max_staleness, note };
+    Postgres::open(&crate::config::Database::for_tests(url), clock.clone(), &options).unwrap()
 }
 
 pub(super) fn open(folder: &Path, clock: &Clock) -> Result<Arc<Sled>, StoreError> {
@@ -313,7 +332,11 @@ fn a_dump_brings_everything_back_into_an_empty_store_only() {
 
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::manual(NOW);
-        let copies: [Arc<dyn Store>; 2] = [Arc::new(Memory::new(clock.clone())), open(folder.path(), &clock).unwrap()];
+        let copies: [Arc<dyn Store>; 3] = [
+            Arc::new(Memory::new(clock.clone())),
+            open(folder.path(), &clock).unwrap(),
+            open_postgres(&Cluster::shared().database().url(), &clock),
+        ];
         for copy in copies {
             restore(dump.as_slice(), &*copy, None).await.unwrap();
             assert_eq!(copy.sessions(None).await.unwrap(), store.sessions(None).await.unwrap());

@@ -11,19 +11,26 @@ mod folder;
 #[cfg(test)]
 mod memory;
 mod plan;
+mod postgres;
 mod record;
 mod row;
 mod sled;
+#[cfg(test)]
+#[path = "../../tests/support/postgres.rs"]
+#[expect(dead_code, reason = "it serves the tests from outside too, which use all of it")]
+mod testing;
 mod thread;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use dump::{restore, write_dump};
 pub use embedded::{Sled, SledOptions};
 #[cfg(test)]
 pub use memory::Memory;
+pub use postgres::{Postgres, PostgresOptions};
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 
 /// What a call to a store returns. It can be awaited on any runtime.
@@ -75,6 +82,20 @@ pub trait LogFollower: Send + Sync {
     /// `entries` are the live ones in ascending order and `head` is the newest number of the log, which may be higher
     /// than that of the last live entry.
     fn extend(&self, entries: &[LogEntry], head: u64);
+    /// Everything that the log held at `at`, of the clock that the store was given, has been told.
+    fn heard(&self, at: Instant) {
+        let _ = at;
+    }
+}
+
+/// Wrong passwords, counted for all processes that share a store. A bucket is a hash of whose tries are counted together.
+pub trait WrongTries: Send + Sync {
+    /// How long until fewer than `max_attempts` wrong tries are within the window; `None` where that is so already.
+    fn wait(&self, bucket: [u8; 16], max_attempts: u32, window: Duration) -> StoreFuture<'_, Option<Duration>>;
+    /// Counts a wrong try.
+    fn wrong(&self, bucket: [u8; 16], window: Duration) -> StoreFuture<'_, ()>;
+    /// Forgets the wrong tries of a bucket.
+    fn right(&self, bucket: [u8; 16]) -> StoreFuture<'_, ()>;
 }
 
 /// One record of a store.
@@ -172,6 +193,10 @@ pub trait Store: Send + Sync {
         drop(import);
         Box::pin(async { Err(StoreError::Unavailable { problem: "it can't be filled at once".into(), source: None }) })
     }
+    /// Where wrong passwords are counted for all processes that share the store; `None` where this is the only one.
+    fn wrong_tries(&self) -> Option<Arc<dyn WrongTries>> {
+        None
+    }
     /// Waits for everything acknowledged to be on disk and lets the store go; later calls fail.
     fn close(&self) -> StoreFuture<'_, ()>;
 }
@@ -217,6 +242,17 @@ pub enum StoreError {
         problem: String,
         /// What to do, in whole sentences.
         way_back: String,
+    },
+    /// The tables were made by a newer program. Left untouched.
+    #[error(
+        "the database's schema is of version {found}, this program knows version {known}: run the newer program. The \
+         database was left untouched"
+    )]
+    NewerSchema {
+        /// The database's.
+        found: u32,
+        /// This program's.
+        known: u32,
     },
     /// It can't be reached, or can't write.
     #[error("the store is not available: {problem}")]

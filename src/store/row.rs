@@ -24,7 +24,8 @@ pub(super) const SESSIONS_OF: u8 = b'i';
 pub(super) const LOG: u8 = b'l';
 pub(super) const META: &[u8] = b"m";
 
-const HEAD_BYTES: usize = 5;
+/// What stands before a value's payload, in bytes.
+pub(super) const HEAD_BYTES: usize = 5;
 
 /// Why a value can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -299,6 +299,8 @@ impl Core {
             }
             return;
         }
+        // There is one writer, this thread: what was acknowledged, the followers have been told.
+        self.followers.iter().for_each(|follower| follower.heard(now));
         if now >= self.purge_at && self.folder.room(0).is_ok() {
             self.purge_at = now + PURGE_EVERY;
             match guarded(|| self.purge()).unwrap_or_else(Err) {

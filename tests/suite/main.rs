@@ -50,6 +50,7 @@ mod peers;
 mod quick_start;
 mod redirects;
 mod renewal;
+mod replicas;
 mod revocation;
 mod security_table;
 mod streaming;

@@ -5,6 +5,7 @@ pub(crate) mod cases;
 pub(crate) mod file_server;
 pub(crate) mod gateway;
 pub(crate) mod peer;
+pub(crate) mod postgres;
 pub(crate) mod token;
 pub(crate) mod turn;
 pub(crate) mod upstream;
