@@ -87,15 +87,11 @@ fn without(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
             changed = true;
             continue;
         }
-        if first {
-            left.extend_from_slice(if changed { trim(crumb) } else { b"" });
-        } else {
+        if !first {
             left.push(b';');
         }
         let start = left.len();
-        if !(first && changed) {
-            left.extend_from_slice(crumb);
-        }
+        left.extend_from_slice(if first && changed { trim(crumb) } else { crumb });
         // Old readers part cookies at white space and commas, too.
         changed |= cut_pieces(&mut left, start, name);
         first = false;
@@ -113,21 +109,47 @@ fn cut_pieces(left: &mut Vec<u8>, start: usize, name: &[u8]) -> bool {
     let mut changed = false;
     let mut rest = tail;
     while !rest.is_empty() {
-        let separators = rest.iter().take_while(|byte| is_separator(**byte)).count();
-        let word = rest.iter().skip(separators).take_while(|byte| !is_separator(**byte)).count();
-        let (piece, after) = rest.split_at(separators + word);
-        if separators > 0 && piece.contains(&b'=') && is_ours(piece.get(separators..).unwrap_or_default(), name) {
+        let separators = count(rest, is_separator);
+        let (separating, words) = rest.split_at(separators);
+        let pair = pair(words);
+        let length = if separators > 0 && pair.contains(&b'=') && is_ours(pair, name) {
             changed = true;
+            pair.len()
         } else {
-            kept.extend_from_slice(piece);
-        }
-        rest = after;
+            let word = count(words, |byte| !is_separator(byte));
+            kept.extend_from_slice(separating);
+            kept.extend_from_slice(words.get(..word).unwrap_or_default());
+            word
+        };
+        rest = words.get(length..).unwrap_or_default();
     }
     if changed {
         left.truncate(start);
         left.extend_from_slice(&kept);
     }
     changed
+}
+
+/// The word that a text begins with and, where blanks part them from it, the equals sign and the value that follow:
+/// Python's `http.cookies` reads `name = value` as one.
+fn pair(text: &[u8]) -> &[u8] {
+    let from = |at: usize| text.get(at..).unwrap_or_default();
+    let blanks = |at: usize| count(from(at), |byte| matches!(byte, b' ' | b'\t'));
+    let word = |at: usize| count(from(at), |byte| !is_separator(byte));
+    let mut end = word(0);
+    let equals = end + blanks(end);
+    if text.get(equals) == Some(&b'=') {
+        end = equals + word(equals);
+    }
+    if text.get(..end).is_some_and(|start| start.ends_with(b"=")) {
+        let value = end + blanks(end);
+        end = value + word(value);
+    }
+    text.get(..end).unwrap_or(text)
+}
+
+fn count(text: &[u8], is_one: impl Fn(u8) -> bool) -> usize {
+    text.iter().take_while(|byte| is_one(**byte)).count()
 }
 
 const fn is_separator(byte: u8) -> bool {
@@ -249,6 +271,12 @@ mod tests {
             (b"access.token=A", None),
             (b"a=b access_token=A", Some(b"a=b")),
             (b"a=1,access_token=A", Some(b"a=1")),
+            (b"access_token=A; a=b access_token=B", Some(b"a=b")),
+            (b"a=b access_token =A", Some(b"a=b")),
+            (b"a=b access_token \t = A c=d; e=f", Some(b"a=b c=d; e=f")),
+            (b"a=b access_token= A, c=d", Some(b"a=b, c=d")),
+            (b"a= access_token=A", Some(b"a=")),
+            (b"a=b access_token c=d", Some(b"a=b access_token c=d")),
             (b"a=\"x; access_token=T; y\"; b=1", Some(b"a=\"x; y\"; b=1")),
             (b"a=1;  b=2;;c", Some(b"a=1;  b=2;;c")),
             (b"access_tokens=A", Some(b"access_tokens=A")),
