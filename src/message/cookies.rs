@@ -62,13 +62,20 @@ pub fn remove(headers: &mut HeaderMap, name: &str) {
     let mut lines: Vec<HeaderValue> = Vec::new();
     let mut changed = false;
     for line in headers.get_all(COOKIE) {
-        match without(line.as_bytes(), name.as_bytes()) {
-            None => lines.push(line.clone()),
-            Some(left) => {
-                changed = true;
-                lines.extend(HeaderValue::from_bytes(&left).ok().filter(|_| !trim(&left).is_empty()));
+        let Some(mut left) = without(line.as_bytes(), name.as_bytes()) else {
+            lines.push(line.clone());
+            continue;
+        };
+        changed = true;
+        // What was cut out may have held apart what is ours now. Nobody's browser writes such a line: it goes whole.
+        for turn in 0..=MOST_TURNS {
+            match without(&left, name.as_bytes()) {
+                None => break,
+                Some(_) if turn == MOST_TURNS => left.clear(),
+                Some(less) => left = less,
             }
         }
+        lines.extend(HeaderValue::from_bytes(&left).ok().filter(|_| !trim(&left).is_empty()));
     }
     if changed {
         headers.remove(COOKIE);
@@ -77,6 +84,9 @@ pub fn remove(headers: &mut HeaderMap, name: &str) {
         }
     }
 }
+
+/// How often a line is looked through again.
+const MOST_TURNS: usize = 4;
 
 /// `None`: nothing in this line is ours.
 fn without(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
@@ -171,7 +181,11 @@ fn is_ours(crumb: &[u8], name: &[u8]) -> bool {
     {
         end = rest;
     }
+    // Old PHP decodes a name, passes over the spaces that it then begins with, and ends it at a NUL.
     let decoded: std::borrow::Cow<'_, [u8]> = percent_encoding::percent_decode(end).into();
+    let decoded = decoded.split(|byte| *byte == 0).next().unwrap_or_default();
+    let blanks = count(decoded, |byte| byte == b'+' || is_lax_blank(byte));
+    let decoded = decoded.get(blanks..).unwrap_or_default();
     decoded.len() == name.len()
         && decoded
             .iter()
@@ -268,10 +282,13 @@ mod tests {
             (b"=access_token=A", None),
             (b"access_token", None),
             (b"access%5ftoken=A", None),
+            (b"+access_token=A", None),
+            (b"%20+access_token%00x=A; b=1", Some(b"b=1")),
             (b"access.token=A", None),
             (b"a=b access_token=A", Some(b"a=b")),
             (b"a=1,access_token=A", Some(b"a=1")),
             (b"access_token=A; a=b access_token=B", Some(b"a=b")),
+            (b"a=1; access+token,access_token=A; b=2", Some(b"a=1; b=2")),
             (b"a=b access_token =A", Some(b"a=b")),
             (b"a=b access_token \t = A c=d; e=f", Some(b"a=b c=d; e=f")),
             (b"a=b access_token= A, c=d", Some(b"a=b, c=d")),
