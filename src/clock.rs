@@ -4,7 +4,7 @@
 //! depends on time can be tested without waiting.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +18,7 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Manual {
         unix_millis: Arc<AtomicU64>,
         origin: Instant,
@@ -34,7 +34,7 @@ impl Clock {
     }
 
     /// A clock that stands still at `unix_seconds` until [`Clock::advance`] moves it.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     #[must_use]
     pub fn manual(unix_seconds: u64) -> Self {
         let start = unix_seconds * 1000;
@@ -44,7 +44,7 @@ impl Clock {
     }
 
     /// Moves a manual clock forward. The system clock can't be moved, so it does nothing there.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { unix_millis, .. } = &self.0 {
             let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -61,8 +61,7 @@ impl Clock {
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
-            #[cfg(test)]
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
         }
     }
@@ -79,8 +78,7 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
             Source::System => Instant::now(),
-            #[cfg(test)]
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Source::Manual { unix_millis, origin, start } => {
                 *origin + Duration::from_millis(unix_millis.load(Ordering::SeqCst) - start)
             }

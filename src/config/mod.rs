@@ -23,6 +23,8 @@ use ipnet::IpNet;
 pub use self::check::load;
 pub use self::protect::protect_toml;
 pub use self::secrets::from_process;
+#[cfg(any(test, fuzzing))]
+pub use self::{check::parse, reader::Problem};
 use crate::secret::Secret;
 
 /// A whole, checked configuration.

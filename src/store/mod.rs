@@ -8,7 +8,7 @@ mod conformance;
 mod dump;
 mod embedded;
 mod folder;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod memory;
 mod plan;
 mod record;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub use dump::{restore, write_dump};
 pub use embedded::{Sled, SledOptions};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use memory::Memory;
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 

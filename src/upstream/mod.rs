@@ -226,6 +226,12 @@ impl Upstreams {
     }
 }
 
+/// Rewrites a request's head as it would go to a backend. False: nothing that could be sent is left of its path.
+#[cfg(any(test, fuzzing))]
+pub fn rewritten(head: &mut Parts, outgoing: &Outgoing<'_>, forward_token: bool) -> bool {
+    rewrite::request(head, outgoing, &outgoing.admitted.authority, forward_token).is_some()
+}
+
 /// The framing is written anew from what the codec read: `005` was one spelling of five, and a body of unknown length
 /// is said to be chunked whatever the method, for the codec would take a `GET` without it to have none.
 fn frame(head: &mut Parts, body: &RequestBody) {
