@@ -26,7 +26,7 @@ pub fn import(data: &[u8]) {
             assert!(!problems.is_empty(), "refused without a reason");
             for problem in &problems {
                 assert!(!problem.chars().any(char::is_control), "{problem:?}");
-                for hash in words(text).filter(|word| is_of_a_known_scheme(word)) {
+                for hash in words(text).filter(|word| word.starts_with('$') && word.len() >= 20) {
                     assert!(!problem.contains(hash), "a hash shows: {problem}");
                 }
             }
