@@ -39,7 +39,7 @@ use crate::auth::{Identified, Source, Verified, identify};
 use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
 use crate::message::{caching, cookies, forwarded, origin};
-use crate::policy::{Caller, decide};
+use crate::policy::{Caller, Denied, decide};
 use crate::portal::Visit;
 use crate::portal::language::Language;
 use crate::router::{Route, Target};
@@ -56,7 +56,15 @@ pub async fn handle(core: Rc<Core>, peer: Option<IpAddr>, request: Request<Incom
     let outcome = CatchPanic(Box::pin(serve(&core, &live, peer, parts, body, &mut context, &mut asked))).await;
     let mut response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(rejection)) => reject::answer(&rejection, &live, &asked, &mut context).map(AnswerBody::own),
+        Ok(Err(rejection)) => {
+            let mut reply = reject::answer(&rejection, &live, &asked, &mut context);
+            // Not for a session that was ended while the backend was thinking.
+            let needs_login = matches!(rejection, Rejection::Denied(Denied::LoginRequired(_)));
+            if let (Some(issued), Some(admitted), false) = (&asked.issued, &asked.admitted, needs_login) {
+                add_cookie(&live, reply.headers_mut(), issued, live.secure_cookie(admitted.scheme));
+            }
+            reply.map(AnswerBody::own)
+        }
         Err(Panicked) => {
             shared.telemetry().metrics.panicked();
             tracing::error!(request_id = %context.entry.id, "a request ended in a defect of the program");
@@ -83,6 +91,8 @@ struct Asked {
     api: bool,
     /// A cookie of our name came that is no login.
     stale_cookie: bool,
+    /// A renewed token, which goes out on a refusal as well.
+    issued: Option<Issued>,
 }
 
 impl Asked {
@@ -95,6 +105,7 @@ impl Asked {
             admitted: None,
             api: false,
             stale_cookie: false,
+            issued: None,
         }
     }
 
@@ -141,6 +152,7 @@ async fn serve(
         }
     };
     asked.stale_cookie = known.identified.stale_cookie;
+    asked.issued.clone_from(&known.issued);
     if let Caller::Person(person) = &known.caller {
         person.username.clone_into(&mut context.entry.user);
     }
@@ -291,7 +303,7 @@ async fn forward(
         && epoch != shared.revocations().epoch()
         && shared.revocations().standing(verified) == crate::auth::Standing::Revoked
     {
-        return Err(crate::policy::Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
+        return Err(Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
     }
     match answer {
         Answer::Response(response) => Ok(response.map(|body| AnswerBody::upstream(body, core.streams(), watched))),

@@ -52,14 +52,22 @@ fn people_are_let_in_where_they_may_and_nowhere_else() {
 
 #[test]
 fn what_is_over_is_over_and_what_changed_counts() {
-    // Each change of groups renews the cookie: $a and $b; each login gives another token: $b and $c.
+    // Each change of groups renews the cookie: $a and $c; each login gives another token: $c and $d.
     let (_, statuses) = played(
         "GET /staff\nCookie: access_token=$3\n\n#g00\nGET /staff\nCookie: access_token=$3\n\n#g01\nGET /staff\nCookie: access_token=$3\n\n\
-         #r3\nGET /staff\nCookie: access_token=$3\n\n#i0\nGET /staff\nCookie: access_token=$b\n\n#d0\nGET /staff\nCookie: access_token=$b\n\n\
-         #e0\n#i0\nGET /any\nCookie: access_token=$c\n\n#t6\n#t0\nGET /any\nCookie: access_token=$c\n\n\
-         POST /logout\nCookie: access_token=$c\n\nGET /any\nCookie: access_token=$c",
+         #r3\nGET /staff\nCookie: access_token=$3\n\n#i0\nGET /staff\nCookie: access_token=$c\n\n#d0\nGET /staff\nCookie: access_token=$c\n\n\
+         #e0\n#i0\nGET /any\nCookie: access_token=$d\n\n#t6\n#t0\nGET /any\nCookie: access_token=$d\n\n\
+         POST /logout\nCookie: access_token=$d\n\nGET /any\nCookie: access_token=$d",
     );
     assert_eq!(statuses, ["200", "403", "200", "401", "200", "401", "200", "200", "204", "401"].map(String::from));
+}
+
+#[test]
+fn a_renewal_goes_out_with_a_refusal_as_well() {
+    let (_, statuses) = played(
+        "#g02\nGET /staff\nCookie: access_token=$3\n\nGET /any\nCookie: access_token=$a\n\nGET /api\nCookie: access_token=$a",
+    );
+    assert_eq!(statuses, ["403", "200", "200"].map(String::from));
 }
 
 #[test]
