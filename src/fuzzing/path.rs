@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::message::path::Readings;
 
-/// Readings that the reference works out before it gives up; the product stops at 256.
-const MOST: usize = 1024;
+/// Readings that the reference works out before it gives up: one more than the product.
+const MOST: usize = 257;
 
 /// Any path: its readings are exactly those that the reference finds.
 pub fn path(data: &[u8]) {
