@@ -8,6 +8,8 @@
 //! - The headers that name a person are exactly ours; the token itself is gone.
 //! - It is framed in one way, and says who the client is as we know it.
 //!
+//! And a WebSocket of a person is closed when what it was opened with is ended.
+//!
 //! The input is a play in lines; [`script`] reads it.
 
 mod backend;
@@ -146,6 +148,13 @@ struct World {
     seen: Rc<RefCell<Vec<Seen>>>,
     tasks: Tasks,
     sent: Vec<Sent>,
+    tunnels: Vec<Tunnel>,
+}
+
+/// A connection that has become a WebSocket, and the number of the token that came with it.
+struct Tunnel {
+    socket: DuplexStream,
+    token: usize,
 }
 
 /// A connection that stays open between requests.
@@ -176,9 +185,17 @@ async fn play(steps: Vec<Step>) {
                 let tokens = world.people.tokens_in(&bytes);
                 world.sent.push(Sent { peer, bytes: bytes.clone() });
                 let answer = open.ask(&bytes, &world.seen).await;
+                // Looked up before a logout makes it void.
+                let plainly_sent = world.people.plainly_sent(&tokens, &bytes);
                 let over = world.check(open, &answer, is_logout, &tokens);
-                if over {
-                    connection = None;
+                if over && let Some(Connection { socket, .. }) = connection.take() {
+                    // A public route stays open whoever logs out.
+                    if let Some(token) = plainly_sent
+                        && answer.get(9..12) == Some(b"101")
+                        && request.demands_a_person()
+                    {
+                        world.tunnels.push(Tunnel { socket, token });
+                    }
                 }
                 world.check_tasks().await;
             }
@@ -217,8 +234,9 @@ impl World {
         let portal = Portal::new(accounts.clone(), Arc::clone(&sessions), telemetry.clone());
         let shared = Arc::new(Shared::new(live, clock.clone(), revocations, Arc::clone(&sessions), portal, telemetry));
         let core = Core::new(Arc::clone(&shared));
+        tokio::task::spawn_local(Rc::clone(&core).watch_streams());
         let people = People::new(clock, store, accounts, sessions, shared).await;
-        Self { config, core, people, seen, tasks, sent: Vec::new() }
+        Self { config, core, people, seen, tasks, sent: Vec::new(), tunnels: Vec::new() }
     }
 
     fn connect(&self, peer: Option<IpAddr>) -> Connection {
@@ -230,6 +248,15 @@ impl World {
 
     async fn happen(&mut self, event: &Event) {
         self.people.happen(event).await;
+        for mut tunnel in std::mem::take(&mut self.tunnels) {
+            if self.people.is_ended(tunnel.token) {
+                let mut rest = Vec::new();
+                // Comes to an end, or the fuzzer says that it hangs.
+                let _ = tunnel.socket.read_to_end(&mut rest).await;
+            } else {
+                self.tunnels.push(tunnel);
+            }
+        }
     }
 
     /// A failure in a task is one of the target.

@@ -243,6 +243,12 @@ impl People {
         (0..self.tokens.len()).filter(|number| text.contains(&self.tokens[*number].text)).collect()
     }
 
+    /// Somebody has ended it; that it has expired does not count.
+    pub(super) fn is_ended(&self, number: usize) -> bool {
+        let token = &self.tokens[number];
+        token.is_signed && token.is_over
+    }
+
     fn is_good(&self, token: &Token) -> bool {
         let owner = &self.all[token.owner];
         token.is_signed
@@ -287,14 +293,20 @@ impl People {
         self.tokens.push(Token { text: text.to_owned(), is_signed: true, owner, session, expires, is_over: false });
     }
 
-    /// The session of the only token that came is over, where it came in the plainest way.
-    pub(super) fn logged_out(&mut self, sent: &[usize], bytes: &[u8]) {
-        let [only] = sent else { return };
+    /// The one good token of a request that sent it in the plainest way, and no other.
+    pub(super) fn plainly_sent(&self, sent: &[usize], bytes: &[u8]) -> Option<usize> {
+        let [only] = sent else { return None };
         let token = &self.tokens[*only];
-        let plain = format!("\r\nCookie: access_token={}\r\n", token.text);
-        if !self.is_good(token) || !String::from_utf8_lossy(bytes).contains(&plain) {
-            return;
-        }
+        let text = String::from_utf8_lossy(bytes);
+        let plain = text.contains(&format!("\r\nCookie: access_token={}\r\n", token.text));
+        let alone = text.matches("access_token").count() == 1 && !text.to_ascii_lowercase().contains("authorization");
+        (self.is_good(token) && plain && alone).then_some(*only)
+    }
+
+    /// The session of a token that came in the plainest way is over.
+    pub(super) fn logged_out(&mut self, sent: &[usize], bytes: &[u8]) {
+        let Some(only) = self.plainly_sent(sent, bytes) else { return };
+        let token = &self.tokens[only];
         let (owner, session) = (token.owner, token.session.clone());
         self.end(|token| token.owner == owner && token.session == session);
     }

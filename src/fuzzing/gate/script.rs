@@ -140,6 +140,12 @@ impl Request {
         self.lines.iter().skip(1).any(is_it)
     }
 
+    /// Whether it goes, in the plainest way, to a route that looks at who comes.
+    pub(super) fn demands_a_person(&self) -> bool {
+        let plain: [&[u8]; 3] = [b"GET /any", b"GET /staff", b"GET /maybe"];
+        self.lines.first().is_some_and(|line| plain.contains(&line.as_slice())) && !self.has("host")
+    }
+
     pub(super) fn is_logout(&self) -> bool {
         self.lines.first().is_some_and(|line| line == b"POST /logout")
     }

@@ -63,6 +63,36 @@ fn what_is_over_is_over_and_what_changed_counts() {
 }
 
 #[test]
+fn a_socket_stays_open_until_its_session_is_ended() {
+    let socket = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13";
+    let steps = script::read(format!("GET /any\nCookie: access_token=$3\n{socket}\n\n#g01\n#r4\n#r3").as_bytes());
+    RUNTIME.with(|runtime| {
+        LocalSet::new().block_on(runtime, async {
+            let folder = Folder::new();
+            let mut world = World::new(&folder).await;
+            let mut open = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Request(request) => {
+                        let bytes = request.written(0, &world.people);
+                        let mut connection = world.connect(None);
+                        let answer = connection.ask(&bytes, &world.seen).await;
+                        assert!(answer.starts_with(b"HTTP/1.1 101 ") && request.demands_a_person());
+                        world.tunnels.push(Tunnel { socket: connection.socket, token: 3 });
+                    }
+                    Step::Event(event) => {
+                        world.happen(&event).await;
+                        open.push(world.tunnels.len());
+                    }
+                    Step::Peer(_) => {}
+                }
+            }
+            assert_eq!(open, [1, 1, 0]);
+        });
+    });
+}
+
+#[test]
 fn a_renewal_goes_out_with_a_refusal_as_well() {
     let (_, statuses) = played(
         "#g02\nGET /staff\nCookie: access_token=$3\n\nGET /any\nCookie: access_token=$a\n\nGET /api\nCookie: access_token=$a",
