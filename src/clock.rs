@@ -6,8 +6,8 @@
 use std::future::Future as _;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-#[cfg(test)]
+use std::time::Instant;
+#[cfg(any(test, fuzzing))]
 use std::{
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
@@ -21,7 +21,7 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Manual {
         unix_millis: Arc<AtomicU64>,
         origin: Instant,
@@ -37,7 +37,7 @@ impl Clock {
     }
 
     /// A clock that stands still at `unix_seconds` until [`Clock::advance`] moves it.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     #[must_use]
     pub fn manual(unix_seconds: u64) -> Self {
         let start = unix_seconds * 1000;
@@ -47,7 +47,7 @@ impl Clock {
     }
 
     /// Moves a manual clock forward. The system clock can't be moved, so it does nothing there.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn advance(&self, by: Duration) {
         if let Source::Manual { unix_millis, .. } = &self.0 {
             let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -59,13 +59,19 @@ impl Clock {
     #[must_use]
     pub fn unix_millis(&self) -> u64 {
         match &self.0 {
-            Source::System => {
-                #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
-                let now = SystemTime::now();
-                now.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-            }
-            #[cfg(test)]
-            #[cfg(test)]
+            Source::System => wall_millis(),
+            #[cfg(any(test, fuzzing))]
+            Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Milliseconds of the monotonic clock since some beginning, a few of them late: for time limits of seconds, which
+    /// are looked at often.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        match &self.0 {
+            Source::System => monotonic_millis(),
+            #[cfg(any(test, fuzzing))]
             Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
         }
     }
@@ -82,13 +88,44 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
             Source::System => Instant::now(),
-            #[cfg(test)]
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Source::Manual { unix_millis, origin, start } => {
                 *origin + Duration::from_millis(unix_millis.load(Ordering::SeqCst) - start)
             }
         }
     }
+}
+
+/// The kernel notes the time at each of its ticks (every one to ten milliseconds); reading that note costs a tenth of
+/// asking the hardware.
+#[cfg(target_os = "linux")]
+fn wall_millis() -> u64 {
+    millis(rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse))
+}
+
+#[cfg(target_os = "linux")]
+fn monotonic_millis() -> u64 {
+    millis(rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse))
+}
+
+#[cfg(target_os = "linux")]
+fn millis(time: rustix::time::Timespec) -> u64 {
+    let millis = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    u64::try_from(millis).unwrap_or(0)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
+fn wall_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
+fn monotonic_millis() -> u64 {
+    static BEGINNING: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    u64::try_from(BEGINNING.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether an alarm rings, asked last in a poll. The runtime puts a timer off, as it does a socket, once a task has used

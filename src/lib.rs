@@ -11,6 +11,9 @@ pub mod cli;
 mod clock;
 mod config;
 mod context;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 #[cfg(feature = "measure")]
 #[doc(hidden)]

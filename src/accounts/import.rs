@@ -295,9 +295,10 @@ fn foreign_kind(hash: &str) -> Option<&'static str> {
         .or_else(|| (!hash.starts_with(['$', '{'])).then_some("plain text or in a scheme unknown here"))
 }
 
-/// A key of the file for a message: short, and with nothing that a terminal would obey.
+/// A key of the file for a message: short, with nothing that a terminal would obey, and no hash that stands where a key
+/// should.
 fn shown(key: &str) -> String {
-    let start: String = key.chars().take(40).collect();
+    let start: String = key.chars().take_while(|sign| *sign != '$').take(40).collect();
     let dots = if start.len() < key.len() { "…" } else { "" };
     format!("{start:?}{dots}")
 }

@@ -75,7 +75,11 @@ impl Reloader {
     pub(super) async fn watch(self: Rc<Self>) {
         const QUIET: Duration = Duration::from_millis(200);
         let (sender, mut events) = mpsc::unbounded_channel();
-        let watcher = notify::recommended_watcher(move |_| {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Whoever only reads changes nothing; we read it ourselves, and would wake ourselves up for ever.
+            if event.is_ok_and(|event| event.kind.is_access()) {
+                return;
+            }
             // The receiver is gone only while the process ends.
             let _ = sender.send(());
         });

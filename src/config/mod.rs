@@ -27,6 +27,8 @@ pub use self::check::parse;
 pub use self::database::{Database, DatabaseTls};
 pub use self::protect::protect_toml;
 pub use self::secrets::from_process;
+#[cfg(any(test, fuzzing))]
+pub use self::{check::parse, reader::Problem};
 use crate::secret::Secret;
 
 /// A whole, checked configuration.

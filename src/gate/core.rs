@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 
 use super::live::Live;
+use super::named::Named;
 use super::request_id::RequestIds;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
@@ -20,6 +21,7 @@ use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config;
+use crate::policy::Pass;
 use crate::portal::Portal;
 use crate::router::Route;
 use crate::telemetry::Telemetry;
@@ -152,13 +154,14 @@ pub(super) struct Own {
     upstreams: OnceCell<Rc<Upstreams>>,
     /// In the order of [`crate::router::Route::index`].
     routes: Vec<Rc<RouteCounters>>,
+    named: Named,
 }
 
 impl Own {
     fn new(live: Arc<Live>, shared: &Shared) -> Rc<Self> {
         let metrics = &shared.telemetry.metrics;
         let routes = live.router.routes().iter().map(|route| Rc::new(metrics.route(&route.name))).collect();
-        Rc::new(Self { live, upstreams: OnceCell::new(), routes })
+        Rc::new(Self { live, upstreams: OnceCell::new(), routes, named: Named::default() })
     }
 
     /// The upstreams, made when the first request needs them.
@@ -168,6 +171,11 @@ impl Own {
         }
         let upstreams = Rc::new(self.live.connect_upstreams(clock)?);
         Ok(Rc::clone(self.upstreams.get_or_init(|| upstreams)))
+    }
+
+    /// The lines of a head that name the person of a permission.
+    pub(super) fn identity_lines(&self, pass: &Pass) -> Rc<[u8]> {
+        self.named.lines(&self.live.config.identity.headers, pass)
     }
 
     pub(super) fn counters(&self, route: &Route) -> Option<Rc<RouteCounters>> {

@@ -16,6 +16,7 @@
 mod body;
 mod core;
 mod live;
+mod named;
 mod reject;
 mod request_id;
 mod streams;
@@ -42,7 +43,7 @@ use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
 use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
-use crate::policy::{Caller, decide};
+use crate::policy::{Caller, Denied, decide};
 use crate::portal::Visit;
 use crate::portal::language::Language;
 use crate::router::{Route, Target};
@@ -67,7 +68,15 @@ pub async fn handle(
     };
     let mut response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(rejection)) => reject::answer(&rejection, live, &asked, &mut context).map(AnswerBody::own),
+        Ok(Err(rejection)) => {
+            let mut reply = reject::answer(&rejection, live, &asked, &mut context);
+            // Not for a session that was ended while the backend was thinking.
+            let needs_login = matches!(rejection, Rejection::Denied(Denied::LoginRequired(_)));
+            if let (Some(issued), Some(admitted), false) = (&asked.issued, &asked.admitted, needs_login) {
+                add_cookie(live, reply.headers_mut(), issued, live.secure_cookie(admitted.scheme));
+            }
+            reply.map(AnswerBody::own)
+        }
         Err(Panicked) => {
             shared.telemetry().metrics.panicked();
             tracing::error!(request_id = context.entry.id(), "a request ended in a defect of the program");
@@ -95,6 +104,8 @@ struct Asked {
     api: bool,
     /// A cookie of our name came that is no login.
     stale_cookie: bool,
+    /// A renewed token, which goes out on a refusal as well.
+    issued: Option<Issued>,
 }
 
 impl Asked {
@@ -107,6 +118,7 @@ impl Asked {
             admitted: None,
             api: false,
             stale_cookie: false,
+            issued: None,
         }
     }
 
@@ -171,6 +183,7 @@ async fn serve(
         }
     };
     asked.stale_cookie = known.identified.stale_cookie;
+    asked.issued.clone_from(&known.issued);
     if let Caller::Person(person) = &known.caller {
         context.entry.user = Some(Arc::clone(person));
     }
@@ -208,6 +221,7 @@ async fn serve(
             }
             asked.languages = languages(&parts.headers);
             let request_id = context.entry.id.clone();
+            let identity = own.identity_lines(&pass);
             let outgoing = Outgoing {
                 pass: &pass,
                 admitted,
@@ -215,7 +229,7 @@ async fn serve(
                 request_id: &request_id,
                 strip_prefix: &route.strip_prefix,
                 guarded: &live.guarded,
-                identity: &live.config.identity.headers,
+                identity: &identity,
                 cookie_name: &live.config.cookie.name,
                 own_bearer: known.identified.own_bearer,
                 body_timeout: live.config.server.limits.body_timeout,
@@ -322,7 +336,7 @@ async fn forward(
         && epoch != shared.revocations().epoch()
         && shared.revocations().standing(verified) == crate::auth::Standing::Revoked
     {
-        return Err(crate::policy::Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
+        return Err(Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
     }
     match answer {
         Answer::Response(response) => Ok(response.map(|body| AnswerBody::upstream(body, core.streams(), watched))),

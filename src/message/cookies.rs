@@ -80,15 +80,21 @@ pub enum Left {
 /// Takes every cookie that some backend could read as one of that name out of a line; the others stay byte for byte.
 #[must_use]
 pub fn take_out(line: &[u8], name: &str) -> Left {
-    match without(line, name.as_bytes()) {
-        None => Left::Whole,
-        Some(left) if trim(&left).is_empty() => Left::Nothing,
-        Some(left) => Left::Part(left),
+    let name = name.as_bytes();
+    let Some(mut left) = without(line, name) else { return Left::Whole };
+    // What was cut out may have held apart what is ours now. Nobody's browser writes such a line: it goes whole.
+    for turn in 0..=MOST_TURNS {
+        match without(&left, name) {
+            None => break,
+            Some(_) if turn == MOST_TURNS => left.clear(),
+            Some(less) => left = less,
+        }
     }
+    if trim(&left).is_empty() { Left::Nothing } else { Left::Part(left) }
 }
 
 /// Takes out every cookie that some backend could read as one of that name; the others stay byte for byte.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn remove(headers: &mut HeaderMap, name: &str) {
     let mut lines: Vec<HeaderValue> = Vec::new();
     let mut changed = false;
@@ -110,24 +116,28 @@ pub fn remove(headers: &mut HeaderMap, name: &str) {
     }
 }
 
+/// How often a line is looked through again.
+const MOST_TURNS: usize = 4;
+
 /// `None`: nothing in this line is ours.
 fn without(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
-    let mut left = Vec::with_capacity(line.len());
+    let mut left = Vec::new();
     let (mut changed, mut first) = (false, true);
-    for crumb in line.split(|byte| *byte == b';') {
+    let mut rest = Some(line);
+    while let Some(whole) = rest {
+        let crumb;
+        (crumb, rest) = split_at_semicolon(whole);
         if is_ours(crumb, name) {
             changed = true;
             continue;
         }
         if first {
-            left.extend_from_slice(if changed { trim(crumb) } else { b"" });
+            left.reserve(line.len());
         } else {
             left.push(b';');
         }
         let start = left.len();
-        if !(first && changed) {
-            left.extend_from_slice(crumb);
-        }
+        left.extend_from_slice(if first && changed { trim(crumb) } else { crumb });
         // Old readers part cookies at white space and commas, too.
         changed |= cut_pieces(&mut left, start, name);
         first = false;
@@ -138,28 +148,55 @@ fn without(line: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 /// Cuts what looks like our cookie behind white space or a comma, from `start` on.
 fn cut_pieces(left: &mut Vec<u8>, start: usize, name: &[u8]) -> bool {
     let Some(tail) = left.get(start..) else { return false };
-    if !tail.iter().any(|byte| is_separator(*byte)) {
+    // One word, with or without blanks before it: that whole crumb has been looked at already.
+    if memchr::memchr3(b' ', b'\t', b',', trim(tail)).is_none() && tail.last().is_none_or(|last| !is_separator(*last)) {
         return false;
     }
     let mut kept = Vec::with_capacity(tail.len());
     let mut changed = false;
     let mut rest = tail;
     while !rest.is_empty() {
-        let separators = rest.iter().take_while(|byte| is_separator(**byte)).count();
-        let word = rest.iter().skip(separators).take_while(|byte| !is_separator(**byte)).count();
-        let (piece, after) = rest.split_at(separators + word);
-        if separators > 0 && piece.contains(&b'=') && is_ours(piece.get(separators..).unwrap_or_default(), name) {
+        let separators = count(rest, is_separator);
+        let (separating, words) = rest.split_at(separators);
+        let pair = pair(words);
+        let length = if separators > 0 && pair.contains(&b'=') && is_ours(pair, name) {
             changed = true;
+            pair.len()
         } else {
-            kept.extend_from_slice(piece);
-        }
-        rest = after;
+            let word = count(words, |byte| !is_separator(byte));
+            kept.extend_from_slice(separating);
+            kept.extend_from_slice(words.get(..word).unwrap_or_default());
+            word
+        };
+        rest = words.get(length..).unwrap_or_default();
     }
     if changed {
         left.truncate(start);
         left.extend_from_slice(&kept);
     }
     changed
+}
+
+/// The word that a text begins with and, where blanks part them from it, the equals sign and the value that follow:
+/// Python's `http.cookies` reads `name = value` as one.
+fn pair(text: &[u8]) -> &[u8] {
+    let from = |at: usize| text.get(at..).unwrap_or_default();
+    let blanks = |at: usize| count(from(at), |byte| matches!(byte, b' ' | b'\t'));
+    let word = |at: usize| count(from(at), |byte| !is_separator(byte));
+    let mut end = word(0);
+    let equals = end + blanks(end);
+    if text.get(equals) == Some(&b'=') {
+        end = equals + word(equals);
+    }
+    if text.get(..end).is_some_and(|start| start.ends_with(b"=")) {
+        let value = end + blanks(end);
+        end = value + word(value);
+    }
+    text.get(..end).unwrap_or(text)
+}
+
+fn count(text: &[u8], is_one: impl Fn(u8) -> bool) -> usize {
+    text.iter().take_while(|byte| is_one(**byte)).count()
 }
 
 const fn is_separator(byte: u8) -> bool {
@@ -181,7 +218,11 @@ fn is_ours(crumb: &[u8], name: &[u8]) -> bool {
     {
         end = rest;
     }
+    // Old PHP decodes a name, passes over the spaces that it then begins with, and ends it at a NUL.
     let decoded: std::borrow::Cow<'_, [u8]> = percent_encoding::percent_decode(end).into();
+    let decoded = decoded.split(|byte| *byte == 0).next().unwrap_or_default();
+    let blanks = count(decoded, |byte| byte == b'+' || is_lax_blank(byte));
+    let decoded = decoded.get(blanks..).unwrap_or_default();
     decoded.len() == name.len()
         && decoded
             .iter()
@@ -278,9 +319,18 @@ mod tests {
             (b"=access_token=A", None),
             (b"access_token", None),
             (b"access%5ftoken=A", None),
+            (b"+access_token=A", None),
+            (b"%20+access_token%00x=A; b=1", Some(b"b=1")),
             (b"access.token=A", None),
             (b"a=b access_token=A", Some(b"a=b")),
             (b"a=1,access_token=A", Some(b"a=1")),
+            (b"access_token=A; a=b access_token=B", Some(b"a=b")),
+            (b"a=1; access+token,access_token=A; b=2", Some(b"a=1; b=2")),
+            (b"a=b access_token =A", Some(b"a=b")),
+            (b"a=b access_token \t = A c=d; e=f", Some(b"a=b c=d; e=f")),
+            (b"a=b access_token= A, c=d", Some(b"a=b, c=d")),
+            (b"a= access_token=A", Some(b"a=")),
+            (b"a=b access_token c=d", Some(b"a=b access_token c=d")),
             (b"a=\"x; access_token=T; y\"; b=1", Some(b"a=\"x; y\"; b=1")),
             (b"a=1;  b=2;;c", Some(b"a=1;  b=2;;c")),
             (b"access_tokens=A", Some(b"access_tokens=A")),

@@ -4,6 +4,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::spelling::push_title_case;
 use crate::config::{IdentityHeader, TemplatePart};
 use crate::policy::Principal;
 
@@ -128,7 +129,7 @@ fn starts_folded(name: &[u8], folded: &[u8]) -> bool {
 }
 
 /// Hands over each of our headers that has a value; one that would hold a control character has none.
-pub fn each(ours: &[IdentityHeader], person: &Principal, mut hand_over: impl FnMut(&HeaderName, &[u8])) {
+fn each(ours: &[IdentityHeader], person: &Principal, mut hand_over: impl FnMut(&HeaderName, &[u8])) {
     let mut value = String::new();
     for header in ours {
         value.clear();
@@ -139,6 +140,19 @@ pub fn each(ours: &[IdentityHeader], person: &Principal, mut hand_over: impl FnM
             }
         }
     }
+}
+
+/// Our headers for a person as the lines of a head, each with its line end.
+#[must_use]
+pub fn lines(ours: &[IdentityHeader], person: &Principal) -> Vec<u8> {
+    let mut lines = Vec::new();
+    each(ours, person, |name, value| {
+        push_title_case(&mut lines, name.as_str());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value);
+        lines.extend_from_slice(b"\r\n");
+    });
+    lines
 }
 
 /// Sets `headers` from the person; a header without a value is not sent, nor is one that would hold a control character.

@@ -115,6 +115,22 @@ impl Portal {
     }
 }
 
+/// How a body is written, and the texts that were asked for and found in it.
+#[cfg(any(test, fuzzing))]
+pub type Read = (bool, Option<Vec<(&'static str, String)>>);
+
+/// Reads a body as a login does. `None`: of a type that is not read; true: a form, false: JSON.
+#[cfg(any(test, fuzzing))]
+#[must_use]
+pub fn read_fields(headers: &http::HeaderMap, body: &[u8], wanted: &'static [&'static str]) -> Option<Read> {
+    let kind = Kind::of(headers)?;
+    let fields = Fields::parse(kind, body, wanted).ok();
+    let texts = |fields: Fields| {
+        wanted.iter().filter_map(|name| Some((*name, fields.text(name)?.to_owned()))).collect::<Vec<_>>()
+    };
+    Some((kind == Kind::Form, fields.map(texts)))
+}
+
 fn jwks(ring: &KeyRing) -> Reply {
     match ring.jwks() {
         Some(keys) => replies::json(StatusCode::OK, &keys),

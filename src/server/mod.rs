@@ -36,6 +36,16 @@ enum Stage {
 /// An idle connection may have a request on its way to us when the drain begins; this long it is still answered.
 const IDLE_GRACE: Duration = Duration::from_secs(1);
 
+/// Serves one connection that came in no other way, to its end.
+#[cfg(any(test, fuzzing))]
+pub async fn serve_socket<S>(socket: S, peer: Option<std::net::IpAddr>, core: Rc<Core>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (_stage, stages) = watch::channel(Stage::Serve);
+    connection::serve(socket, peer, core, stages).await;
+}
+
 /// All workers.
 pub struct Workers {
     stage: watch::Sender<Stage>,

@@ -22,6 +22,8 @@ use crate::message::spelling::Spelling;
 pub(super) struct Pace {
     clock: Clock,
     origin: Instant,
+    /// The same moment, as [`Clock::ticks`] counts.
+    origin_ticks: u64,
     phase: AtomicU8,
     /// Milliseconds since `origin`.
     since: AtomicU64,
@@ -49,6 +51,7 @@ impl Pace {
         Arc::new(Self {
             clock: clock.clone(),
             origin: clock.instant(),
+            origin_ticks: clock.ticks(),
             phase: AtomicU8::new(HEAD),
             since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
@@ -58,8 +61,7 @@ impl Pace {
     }
 
     fn now(&self) -> u64 {
-        let since = self.clock.instant().saturating_duration_since(self.origin);
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        self.clock.ticks().saturating_sub(self.origin_ticks)
     }
 
     fn enter(&self, phase: u8) {

@@ -8,7 +8,7 @@ mod conformance;
 mod dump;
 mod embedded;
 mod folder;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod memory;
 mod plan;
 mod postgres;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use dump::{restore, write_dump};
 pub use embedded::{Sled, SledOptions};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use memory::Memory;
 pub use postgres::{Postgres, PostgresOptions};
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};

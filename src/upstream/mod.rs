@@ -37,7 +37,7 @@ use self::pool::Pool;
 pub use self::tunnel::Tunnel;
 use self::upload::{ClientFault, Upload, upload};
 use crate::clock::{Clock, poll_alarm};
-use crate::config::{self, IdentityHeader, UpstreamHost};
+use crate::config::{self, UpstreamHost};
 use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
 use crate::message::spelling::Spelling;
@@ -57,8 +57,8 @@ pub struct Outgoing<'a> {
     pub strip_prefix: &'a str,
     /// Which of the client's headers go no further.
     pub guarded: &'a Guarded,
-    /// The headers that name the person.
-    pub identity: &'a [IdentityHeader],
+    /// The lines of the head that name the person of the permission, and nobody else.
+    pub identity: &'a [u8],
     /// Taken out of `Cookie`, unless the upstream's `forward_token` says otherwise.
     pub cookie_name: &'a str,
     /// `Authorization` holds a token of ours: it goes no further, unless `forward_token`.
@@ -231,6 +231,30 @@ impl Upstreams {
     fn now(&self) -> u64 {
         self.health.millis(self.clock.instant())
     }
+}
+
+/// A request's head as it would go to a backend, read back. `None`: its path can't be written without the prefix.
+#[cfg(any(test, fuzzing))]
+pub fn rewritten(
+    parts: &http::request::Parts,
+    outgoing: &Outgoing<'_>,
+    forward_token: bool,
+) -> Option<http::HeaderMap> {
+    let trailers = trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name));
+    // A body is the business of others.
+    let framing = request::Framing::Length(0);
+    let head = request::Head { parts, outgoing, forward_token, framing, trailers: &trailers };
+    let mut written = Vec::new();
+    head.write(&mut written, &outgoing.admitted.authority).ok()?;
+    let mut fields = vec![httparse::EMPTY_HEADER; 4096];
+    let mut read = httparse::Request::new(&mut fields);
+    assert!(read.parse(&written).is_ok_and(|status| status.is_complete()), "what goes out is no request");
+    let mut headers = http::HeaderMap::new();
+    for field in read.headers {
+        let name = http::HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+    }
+    Some(headers)
 }
 
 /// One request's way to one upstream, over as many tries as are safe.

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::http1::Connection;
 use crate::clock::Clock;
@@ -21,13 +21,16 @@ pub(super) struct Pool {
     idle: RefCell<VecDeque<Idle>>,
     clock: Clock,
     /// Until when this backend counts as one that closes connections of its own accord.
-    suspect_until: Cell<Option<Instant>>,
+    suspect_until: Cell<Option<Ticks>>,
 }
 
 struct Idle {
     connection: Box<Connection>,
-    since: Instant,
+    since: Ticks,
 }
+
+/// As [`Clock::ticks`] counts.
+type Ticks = u64;
 
 impl Pool {
     pub(super) fn new(clock: Clock) -> Rc<Self> {
@@ -37,13 +40,13 @@ impl Pool {
     /// The connection that idled least and is still open. `once`: the request must not be sent twice, so a backend that
     /// is known to close idle connections gets a fresh one.
     pub(super) fn take(&self, once: bool) -> Option<Box<Connection>> {
-        let now = self.clock.instant();
+        let now = self.clock.ticks();
         if once && self.suspect_until.get().is_some_and(|until| now < until) {
             return None;
         }
         loop {
             let mut idle = self.idle.borrow_mut().pop_back()?;
-            let idled = now.saturating_duration_since(idle.since);
+            let idled = idled(now, idle.since);
             let open = idle.connection.is_open();
             if open && idled < IDLE_LIMIT {
                 return Some(idle.connection);
@@ -56,14 +59,14 @@ impl Pool {
 
     /// A reused connection turned out to be closed.
     pub(super) fn suspect(&self) {
-        self.suspect_until.set(Some(self.clock.instant() + SUSPICION));
+        self.suspect_until.set(Some(self.clock.ticks().saturating_add(SUSPICION.as_secs() * 1000)));
     }
 
     /// Closes what has idled too long.
     pub(super) fn close_idle(&self) {
-        let now = self.clock.instant();
+        let now = self.clock.ticks();
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|idle| now.saturating_duration_since(idle.since) < IDLE_LIMIT && idle.connection.is_open());
+        idle.retain_mut(|idle| idled(now, idle.since) < IDLE_LIMIT && idle.connection.is_open());
     }
 
     /// Keeps a connection on which nothing is under way.
@@ -72,6 +75,10 @@ impl Pool {
         if idle.len() == MOST_IDLE {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: self.clock.instant() });
+        idle.push_back(Idle { connection, since: self.clock.ticks() });
     }
+}
+
+fn idled(now: Ticks, since: Ticks) -> Duration {
+    Duration::from_millis(now.saturating_sub(since))
 }

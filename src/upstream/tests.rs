@@ -114,7 +114,7 @@ async fn answer(
         request_id: &HeaderValue::from_static("id"),
         strip_prefix: "",
         guarded: &Guarded::new(&[], false),
-        identity: &[],
+        identity: b"",
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout,

@@ -351,6 +351,17 @@ fn what_is_no_users_file_is_told() {
 }
 
 #[test]
+fn a_hash_in_the_place_of_a_key_is_not_shown() {
+    // As where an htpasswd file is taken for another one.
+    for text in [format!("kim:{BCRYPT}: x\nusers: {{}}\n"), format!("users:\n  kim:\n    {BCRYPT}: x\n")] {
+        let told = problems(authelia(&text));
+        assert!(told.contains("there is no") && !told.contains("$2y"), "{told}");
+    }
+    let told = problems(json(&format!(r#"[{{"username":"kim","{BCRYPT}":1}}]"#)));
+    assert!(told.contains("there is no field") && !told.contains("$2y"), "{told}");
+}
+
+#[test]
 fn nothing_in_an_authelia_file_is_expanded_or_nested_without_end() {
     let mut bomb = String::from("a0: &a0 [x, x]\n");
     for level in 1..60 {

@@ -18,7 +18,13 @@ use crate::message::spelling::Spelling;
 use crate::policy::{Caller, Pass, Policy, Principal, Unidentified, decide};
 use crate::upstream::{Outgoing, trailers};
 
-fn edited(parts: &Parts, outgoing: &Outgoing<'_>, host: &HeaderValue, head: &Head<'_>) -> HeaderMap {
+fn edited(
+    parts: &Parts,
+    outgoing: &Outgoing<'_>,
+    ours: &[IdentityHeader],
+    host: &HeaderValue,
+    head: &Head<'_>,
+) -> HeaderMap {
     let mut headers = parts.headers.clone();
     let wants_trailers = headers.get_all(header::TE).iter().any(|line| {
         line.as_bytes().split(|byte| *byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
@@ -37,7 +43,7 @@ fn edited(parts: &Parts, outgoing: &Outgoing<'_>, host: &HeaderValue, head: &Hea
     }
     forwarded(&mut headers, outgoing.admitted, outgoing.peer, outgoing.request_id);
     if let Some(person) = outgoing.pass.person() {
-        identity::set(&mut headers, outgoing.identity, person);
+        identity::set(&mut headers, ours, person);
     }
     headers.insert(header::HOST, host.clone());
     if outgoing.admitted.websocket {
@@ -188,6 +194,10 @@ fn pass(person: bool) -> Pass {
     decide(&policy, &caller).unwrap()
 }
 
+fn identity_lines(ours: &[IdentityHeader], person: bool) -> Vec<u8> {
+    pass(person).person().map(|person| identity::lines(ours, person)).unwrap_or_default()
+}
+
 fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseError> {
     let mut request = Request::builder().uri("/a%2f?b").header("host", "gw.test:81");
     if setting.websocket {
@@ -226,7 +236,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         request_id: &HeaderValue::from_static("id-1"),
         strip_prefix: "",
         guarded: &guarded,
-        identity: &ours,
+        identity: &identity_lines(&ours, setting.person),
         cookie_name: "access_token",
         own_bearer: setting.own_bearer,
         body_timeout: Duration::ZERO,
@@ -245,7 +255,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
     head.write(&mut written, &host).unwrap();
     let (first_line, headers) = parsed(&written);
     prop_assert_eq!(first_line, "GET /a%2f?b");
-    prop_assert_eq!(sorted(&headers), sorted(&edited(&parts, &outgoing, &host, &head)));
+    prop_assert_eq!(sorted(&headers), sorted(&edited(&parts, &outgoing, &ours, &host, &head)));
     // Everything that came and went on unchanged went on in its own spelling.
     let written = String::from_utf8_lossy(&written).into_owned();
     for (name, value) in lines.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-one")) {
@@ -381,7 +391,7 @@ fn the_bytes_of_an_ordinary_request() {
         request_id: &HeaderValue::from_static("id-1"),
         strip_prefix: "",
         guarded: &guarded,
-        identity: &ours,
+        identity: &identity_lines(&ours, true),
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout: Duration::ZERO,

@@ -9,7 +9,6 @@ use super::super::Outgoing;
 use crate::message::cookies::{self, Left};
 use crate::message::forwarded::Way;
 use crate::message::hop_by_hop::HopByHop;
-use crate::message::identity;
 use crate::message::spelling::{Line, push_title_case};
 
 /// How a request's body is delimited. Written anew from what the server's side has read: `005` was one spelling of five,
@@ -94,11 +93,8 @@ impl Head<'_> {
             }
             into.extend_from_slice(b"\r\n");
         });
-        if let Some(person) = outgoing.pass.person() {
-            identity::each(outgoing.identity, person, |name, value| {
-                push_title_case(into, name.as_str());
-                end(into, value);
-            });
+        if outgoing.pass.person().is_some() {
+            into.extend_from_slice(outgoing.identity);
         }
         self.write_connection(into);
         self.write_framing(into);
