@@ -3,6 +3,9 @@
 //! Nothing else in the program asks the operating system for the time (a lint holds it), so that every rule that
 //! depends on time can be tested without waiting.
 
+use std::future::Future as _;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 #[cfg(test)]
 use std::{
@@ -88,6 +91,12 @@ impl Clock {
     }
 }
 
+/// Whether an alarm rings, asked last in a poll. The runtime puts a timer off, as it does a socket, once a task has used
+/// up its turn: whoever floods us would use it up every time, and never be timed out.
+pub fn poll_alarm(alarm: Pin<&mut tokio::time::Sleep>, task: &mut Context<'_>) -> Poll<()> {
+    pin!(tokio::task::coop::unconstrained(alarm)).poll(task)
+}
+
 /// Writes a time as RFC 3339 in UTC with whole seconds, for example `2026-11-24T09:30:00Z`.
 ///
 /// A time after the year 9999 is written as the last second of that year.
@@ -110,6 +119,24 @@ mod tests {
         clock.advance(Duration::from_millis(1_500));
         assert_eq!(clock.unix_millis(), 1_001_500);
         assert_eq!(clock.instant() - before, Duration::from_millis(1_500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_rings_also_where_the_turn_is_used_up() {
+        let mut alarm = pin!(tokio::time::sleep(Duration::from_secs(1)));
+        let rings_at_once = std::future::poll_fn(|task| Poll::Ready(poll_alarm(alarm.as_mut(), task).is_ready())).await;
+        assert!(!rings_at_once);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let rings = std::future::poll_fn(|task| {
+            // Takes all that one turn allows, as a flooded socket does.
+            while let Poll::Ready(turn) = tokio::task::coop::poll_proceed(task) {
+                turn.made_progress();
+            }
+            assert!(alarm.as_mut().poll(task).is_pending(), "the runtime does not put timers off any more");
+            Poll::Ready(poll_alarm(alarm.as_mut(), task).is_ready())
+        })
+        .await;
+        assert!(rings);
     }
 
     #[test]

@@ -11,8 +11,21 @@ use crate::policy::Principal;
 const FAMILIES: [&str; 8] =
     ["remote-", "x-remote-", "x-auth-", "x-doorward-", "x-webauth-", "x-authenticated-", "x-original-u", "x-rewrite-u"];
 
-/// Single names that no backend may see from a client. `Proxy` becomes `$HTTP_PROXY` in CGI programs.
-const NAMES: [&str; 4] = ["proxy", "x-original-method", "x-original-host", "x-rewrite-path"];
+/// Single names that no backend may see from a client. `Proxy` becomes `$HTTP_PROXY` in CGI programs. The others move
+/// the path, so that a backend that believes them (gunicorn does believe `SCRIPT_NAME`, by default, when it comes from
+/// its own machine) would serve another one than was decided on; Rack takes the last two for the word of its proxy.
+const NAMES: [&str; 10] = [
+    "proxy",
+    "x-original-method",
+    "x-original-host",
+    "x-rewrite-path",
+    "x-envoy-original-path",
+    "script-name",
+    "x-script-name",
+    "path-info",
+    "x-sendfile-type",
+    "x-accel-mapping",
+];
 
 /// The `X-Forwarded-*` that describe the way and not the person; `forwarded` deals with them under their proper names.
 const WAY: [&str; 12] =
@@ -239,6 +252,12 @@ mod tests {
             "X-Rewrite-URL",
             "My-User",
             "X-Forwarded-Access-Token",
+            "X-Envoy-Original-Path",
+            "Script-Name",
+            "X-Script-Name",
+            "Path-Info",
+            "X-Sendfile-Type",
+            "X-Accel-Mapping",
         ] {
             for sign in ["-", "_", ".", "~", "!", "'", "|"] {
                 assert!(covered(&guarded, &name.replace('-', sign)), "{name} {sign}");

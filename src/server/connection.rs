@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 
 use super::Stage;
 use super::pace::{Pace, Paced, PacedBody};
+use crate::clock::poll_alarm;
 use crate::gate::{self, Core};
 
 /// hyper's buffer for one direction; it also bounds what a slow client can make us hold.
@@ -83,7 +84,7 @@ where
             if sleep.deadline() > deadline {
                 sleep.as_mut().reset(deadline);
             }
-            if sleep.as_mut().poll(task).is_pending() {
+            if poll_alarm(sleep.as_mut(), task).is_pending() {
                 break;
             }
             if sleep.deadline() >= deadline {

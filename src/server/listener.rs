@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::Listen;
 
@@ -63,6 +64,13 @@ impl Drop for Listeners {
 
 /// Connections that the kernel holds ready for us before it refuses more.
 const BACKLOG: i32 = 4096;
+
+/// Whoever vanished without a word (a tunnel or an idle stream sends nothing for hours) is noticed after two minutes.
+/// Accepted connections inherit it from their listener, so that it costs none of them a system call.
+fn ask_whether_they_are_there(listener: &SockRef<'_>) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15));
+    listener.set_tcp_keepalive(&probes.with_retries(4))
+}
 
 impl Listeners {
     /// Opens every place for `workers` workers.
@@ -141,6 +149,7 @@ impl Listeners {
             }
             if let Ok(Some(listener)) = handed_over.take_tcp_listener(index) {
                 listener.set_nonblocking(true).map_err(failed)?;
+                ask_whether_they_are_there(&SockRef::from(&listener)).map_err(failed)?;
                 if let Ok(address) = listener.local_addr() {
                     self.addresses.push(address);
                 }
@@ -171,6 +180,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    ask_whether_they_are_there(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

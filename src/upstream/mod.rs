@@ -16,7 +16,6 @@ mod upload;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::future::Future as _;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -37,7 +36,7 @@ use self::http1::{Buffers, Connection, Message, Silence, request, response};
 use self::pool::Pool;
 pub use self::tunnel::Tunnel;
 use self::upload::{ClientFault, Upload, upload};
-use crate::clock::Clock;
+use crate::clock::{Clock, poll_alarm};
 use crate::config::{self, IdentityHeader, UpstreamHost};
 use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
@@ -385,7 +384,7 @@ impl Exchange<'_> {
                 alarm.set(Some(tokio::time::sleep(limit)));
             }
             while let Some(ringing) = alarm.as_mut().as_pin_mut()
-                && ringing.poll(task).is_ready()
+                && poll_alarm(ringing, task).is_ready()
             {
                 // A client that stalls has a limit of its own, and is not the backend's failure.
                 if !connection.waits_for_client() {

@@ -1,6 +1,5 @@
 //! A request's body on its way from the client.
 
-use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::http1::request::Framing;
+use crate::clock::poll_alarm;
 
 /// The client's side of a failed exchange.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +95,7 @@ impl Upload {
                 Poll::Pending => {
                     let limit = self.limit;
                     let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-                    return match alarm.as_mut().poll(task) {
+                    return match poll_alarm(alarm.as_mut(), task) {
                         Poll::Ready(()) => Poll::Ready(Err(ClientFault::TimedOut)),
                         Poll::Pending => Poll::Pending,
                     };

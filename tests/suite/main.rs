@@ -30,11 +30,15 @@ mod check;
 mod command_line;
 mod cookies;
 mod durability;
-
+mod exhaustion;
 mod framing;
+mod hostile_framing;
+mod hostile_identity;
 mod hostile_login;
+mod hostile_paths;
 mod hostile_sessions;
 mod hostile_tokens;
+mod hostile_upgrades;
 mod identity;
 mod layering;
 mod load;

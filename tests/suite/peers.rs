@@ -1,85 +1,20 @@
 //! Real programs on both sides: Koa, Radicale, gunicorn and a WebSocket server behind the gateway, curl and Chromium
 //! in front of it. `tests/run` installs them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use serde_json::Value;
 
 use crate::support::gateway::free_port;
+use crate::support::peer::{Peer, node, of_tests, python};
 use crate::support::token::{self, DAY};
 use crate::support::upstream::Recorded;
 use crate::support::wire::Wire;
-use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Then, Upstream, reply, wait};
-
-/// A file of `tests/`; fails where `tests/run` has not put it yet.
-fn of_tests(path: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path);
-    assert!(path.exists(), "{} is not there: run tests/run, which installs it", path.display());
-    path
-}
-
-fn python() -> Command {
-    Command::new(of_tests(".cache/venv/bin/python"))
-}
-
-fn node(script: &str) -> Command {
-    let mut command = Command::new("node");
-    command.env("NODE_PATH", of_tests(".cache/npm/node_modules")).arg(of_tests(script));
-    command
-}
-
-/// A server of another make; it is killed when it is dropped.
-struct Peer {
-    child: Child,
-    port: u16,
-}
-
-impl Peer {
-    /// Starts the command and waits until something listens on the port.
-    fn start(mut command: Command, port: u16, log: &Path) -> Self {
-        let log_file = || File::options().create(true).append(true).open(log).unwrap();
-        command.stdin(Stdio::null()).stdout(log_file()).stderr(log_file());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}: run tests/run"));
-        wait::until("the other program to listen", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("{command:?} ended with {status}:\n{}", fs::read_to_string(log).unwrap());
-            }
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        Self { child, port }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// One request past the gateway.
-    fn ask(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Answer {
-        ask(&self.url(), method, target, fields)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Asked first, so that a server takes its own workers along.
-        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-        }
-        for _ in 0..500 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Then, Upstream, reply};
 
 /// What came back from a real backend, which may carry fields that no scripted one has.
 struct Answer {
@@ -134,7 +69,7 @@ fn koa_and_the_gateway_accept_each_others_tokens() {
         .start();
     let id = gateway.account("kim")["_id"].as_str().unwrap().to_owned();
 
-    let issued = koa.ask("GET", &format!("/issue?id={id}&name=kim&seconds={}", 6 * DAY), &[]).expect(200).body;
+    let issued = ask(&koa.url(), "GET", &format!("/issue?id={id}&name=kim&seconds={}", 6 * DAY), &[]).expect(200).body;
     let mut names: Vec<String> = token::claims(&issued).as_object().unwrap().keys().cloned().collect();
     names.sort();
     assert_eq!(names, ["_id", "exp", "iat", "username"], "Koa's tokens are not what this test is about");
@@ -163,7 +98,7 @@ fn koa_and_the_gateway_accept_each_others_tokens() {
     let other =
         token::foreign(b"another secret, of which nobody here has heard", &id, "kim", token::now(), token::now() + DAY);
     gateway.get_with("/check", &other).expect(401);
-    let over = koa.ask("GET", &format!("/issue?id={id}&name=kim&seconds=-5"), &[]).expect(200).body;
+    let over = ask(&koa.url(), "GET", &format!("/issue?id={id}&name=kim&seconds=-5"), &[]).expect(200).body;
     gateway.get_with("/check", &over).expect(401);
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -418,6 +419,32 @@ impl Gateway {
     /// The most memory that the process has ever held, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         status_line(self.process_id(), "VmHWM:") * 1024
+    }
+
+    /// The memory that the process holds now, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        status_line(self.process_id(), "VmRSS:") * 1024
+    }
+
+    /// The processor time that the process has used so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        // proc_pid_stat(5): the 14th and 15th fields, in hundredths of a second; the second one may hold spaces.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process_id())).unwrap();
+        let mut fields = stat.rsplit(") ").next().unwrap().split(' ').skip(11);
+        let mut next = || fields.next().unwrap().parse::<u64>().unwrap();
+        Duration::from_millis((next() + next()) * 10)
+    }
+
+    /// How many files and sockets the process has open.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process_id())).unwrap().count()
+    }
+
+    /// Lets the running process open no more than so many files (prlimit(2)).
+    pub(crate) fn limit_open_files(&self, count: u64) {
+        let id = rustix::process::Pid::from_raw(i32::try_from(self.process_id()).unwrap()).unwrap();
+        let limit = rustix::process::Rlimit { current: Some(count), maximum: Some(count) };
+        rustix::process::prlimit(Some(id), rustix::process::Resource::Nofile, limit).unwrap();
     }
 
     /// Replaces the file's text.

@@ -2,7 +2,9 @@
 //! and a look at the fields of every answer.
 
 pub(crate) mod cases;
+pub(crate) mod file_server;
 pub(crate) mod gateway;
+pub(crate) mod peer;
 pub(crate) mod token;
 pub(crate) mod turn;
 pub(crate) mod upstream;

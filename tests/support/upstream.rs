@@ -1,5 +1,6 @@
 //! Backends that record exactly what reached them and answer what the test says.
 
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -64,6 +65,7 @@ pub(crate) struct Upstream {
     pub(crate) url: String,
     pub(crate) address: Option<SocketAddr>,
     recorded: Arc<Mutex<Vec<Recorded>>>,
+    streams: Arc<Mutex<Vec<Vec<u8>>>>,
     connections: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
@@ -76,6 +78,7 @@ impl Upstream {
         let upstream = Self::new(format!("http://{address}"), Some(address));
         let handler: Arc<Handler> = Arc::new(handler);
         let (recorded, connections, ended) = upstream.parts();
+        let streams = Arc::clone(&upstream.streams);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
@@ -84,6 +87,8 @@ impl Upstream {
                 let Ok(stream) = stream else { continue };
                 let _ = stream.set_nodelay(true);
                 let connection = connections.fetch_add(1, Ordering::SeqCst);
+                streams.lock().unwrap().push(Vec::new());
+                let stream = Overheard { stream, connection, heard: Arc::clone(&streams) };
                 let (handler, recorded) = (Arc::clone(&handler), Arc::clone(&recorded));
                 std::thread::spawn(move || converse(stream, connection, &*handler, &recorded));
             }
@@ -141,7 +146,14 @@ impl Upstream {
     }
 
     fn new(url: String, address: Option<SocketAddr>) -> Self {
-        Self { url, address, recorded: Arc::default(), connections: Arc::default(), ended: Arc::default() }
+        Self {
+            url,
+            address,
+            recorded: Arc::default(),
+            streams: Arc::default(),
+            connections: Arc::default(),
+            ended: Arc::default(),
+        }
     }
 
     fn parts(&self) -> (Arc<Mutex<Vec<Recorded>>>, Arc<AtomicUsize>, Arc<AtomicBool>) {
@@ -151,6 +163,11 @@ impl Upstream {
     /// What has come so far.
     pub(crate) fn recorded(&self) -> Vec<Recorded> {
         self.recorded.lock().unwrap().clone()
+    }
+
+    /// Every byte of every connection so far, complete requests or not.
+    pub(crate) fn streams(&self) -> Vec<Vec<u8>> {
+        self.streams.lock().unwrap().clone()
     }
 
     /// The newest request; fails where there is none.
@@ -182,6 +199,31 @@ impl Drop for Upstream {
             // Wakes the thread that accepts, so that it ends.
             let _ = TcpStream::connect(address);
         }
+    }
+}
+
+/// A socket whose bytes are written down as they come, before anybody makes sense of them.
+struct Overheard {
+    stream: TcpStream,
+    connection: usize,
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Read for Overheard {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.heard.lock().unwrap()[self.connection].extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Write for Overheard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 
