@@ -48,11 +48,9 @@ impl<'a> Way<'a> {
     /// untrusted peer that is everything about the way, whatever it says.
     #[must_use]
     pub fn replaces(&self, name: &HeaderName) -> bool {
-        let name = name.as_str();
-        if let Some(about) = name.strip_prefix("x-forwarded-") {
-            return !self.admitted.peer_trusted || matches!(about, "for" | "proto" | "host");
-        }
-        matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
+        // A trusted proxy may say more about the way than we do.
+        let about = name.as_str().strip_prefix("x-forwarded-").filter(|_| self.admitted.peer_trusted);
+        about.map_or_else(|| covers(name), |about| matches!(about, "for" | "proto" | "host"))
     }
 
     /// Hands over the headers that describe the way, their names as they are to be written and their values in pieces.

@@ -65,7 +65,7 @@ impl Gateway {
                 let service = service_fn(move |request| answer(Rc::clone(&upstreams), request, body_timeout));
                 let io = TokioIo::new(socket);
                 let mut builder = hyper::server::conn::http1::Builder::new();
-                builder.max_buf_size(64 * 1024);
+                builder.max_buf_size(64 * 1024).max_header_size(32 * 1024);
                 tokio::task::spawn_local(builder.serve_connection(io, service).with_upgrades());
             }
         });
@@ -892,4 +892,33 @@ async fn mirror(tls: Option<(&str, &str)>) -> u16 {
         }
     });
     port
+}
+
+#[test]
+fn trailers_that_are_too_large_never_end_a_body() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while wire.head(&seen).await.is_some() {
+                if wire.until("\r\n\r\n").await.is_some() {
+                    seen.heads.borrow_mut().push(String::from("whole"));
+                    wire.say(OK).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let head =
+            "POST /a HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n1\r\nx\r\n0\r\n";
+        for round in 0..100 {
+            let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+            client.say(&format!("{head}X-Sum: {}\r\n\r\n", "a".repeat(20 * 1024))).await;
+            let leaves = round % 2 == 0;
+            if leaves {
+                let _ = client.socket.shutdown().await;
+            }
+            let answer = client.until("\r\n\r\n").await;
+            assert!(answer.map_or(leaves, |answer| answer.starts_with("HTTP/1.1 400")));
+        }
+        assert!(!seen.heads.borrow().iter().any(|head| head == "whole"));
+    });
 }

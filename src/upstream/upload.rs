@@ -23,7 +23,12 @@ pub(super) enum ClientFault {
     /// Its codec did not mind.
     #[error("the request's body is not as long as it was said to be")]
     Length,
+    #[error("the request's trailers are too large")]
+    Trailers,
 }
+
+/// Of all trailers of one body. The codec of the client's side allows as much as a whole head may have.
+const MOST_TRAILER_BYTES: usize = 16 * 1024;
 
 /// What there is of a body.
 pub(super) enum Piece {
@@ -81,6 +86,10 @@ impl Upload {
                         Ok(data) => return Poll::Ready(self.count(data).map(Piece::Data)),
                         Err(frame) => {
                             if let Ok(trailers) = frame.into_trailers() {
+                                let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
+                                if bytes.sum::<usize>() > MOST_TRAILER_BYTES {
+                                    return Poll::Ready(Err(ClientFault::Trailers));
+                                }
                                 self.keep(&trailers);
                             }
                         }
