@@ -3,12 +3,15 @@
 //! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`with_operations`] puts together as much
 //! as the account and session commands need when no server runs.
 
+mod centre;
 mod control;
+mod copy;
 mod reload;
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,15 +24,18 @@ use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
+use crate::feed::Feed;
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{LogEntry, LogFollower, Sled, SledOptions, Store, StoreError};
+use crate::store::{LogEntry, LogFollower, Nothing, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LevelError, Telemetry};
 
+use self::centre::Centre;
 pub use self::control::{Stopped, serve};
+pub use self::copy::{Source, Stage, accepts_tokens, copy, is_same_store, is_there};
 
 /// Why a gateway did not start. Each names what to do.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +70,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// TLS towards the centre of a verify-only gateway.
+    #[error("the centre: {0}")]
+    Centre(#[source] io::Error),
     /// Threads, sockets, the audit file.
     #[error("{what}")]
     System {
@@ -87,18 +96,23 @@ struct Rooms {
     accounts: Accounts,
     sessions: Arc<Sessions>,
     hashers: HashPool,
+    feed: Arc<Feed>,
+    /// Of a verify-only gateway.
+    centre: Option<Rc<Centre>>,
 }
 
-/// Counts what the revocation log brings.
+/// Counts what the revocation log brings, and passes it on to verify-only gateways.
 struct Counted {
     revocations: Arc<Revocations>,
     metrics: Metrics,
+    feed: Arc<Feed>,
 }
 
 impl LogFollower for Counted {
     fn extend(&self, entries: &[LogEntry], head: u64) {
         self.metrics.revocations(entries.len());
         self.revocations.extend(entries, head);
+        self.feed.extend(entries, head);
     }
 }
 
@@ -116,27 +130,29 @@ impl Rooms {
         telemetry: Telemetry,
         beside_dump: bool,
     ) -> Result<Self, StartError> {
-        make_private_folder(&config.data_dir)
-            .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
-        let store = match config.store.kind {
-            StoreKind::Sled => {
-                let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
-                // Blocks, which is fine: nothing is served yet.
-                let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
-                store
-            }
-        };
+        let store = open_store(config, &clock, beside_dump)?;
         let revocations = Arc::new(Revocations::default());
-        let counted = Counted { revocations: Arc::clone(&revocations), metrics: telemetry.metrics.clone() };
-        store.follow(Arc::new(counted)).await?;
+        let feed = Feed::new(clock.clone());
+        if config.central.is_none() {
+            let counted = Counted {
+                revocations: Arc::clone(&revocations),
+                metrics: telemetry.metrics.clone(),
+                feed: Arc::clone(&feed),
+            };
+            store.follow(Arc::new(counted)).await?;
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.saturating_sub(1).max(1);
         let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
             .map_err(system("the threads that hash passwords can't be started"))?;
         let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
-        let sessions =
-            Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
-        Ok(Self { clock, store, revocations, accounts, sessions, hashers })
+        let sessions = Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone());
+        let centre = Centre::of(config)?;
+        let sessions = Arc::new(match &centre {
+            Some(centre) => sessions.of_centre(centre.client()),
+            None => sessions,
+        });
+        Ok(Self { clock, store, revocations, accounts, sessions, hashers, feed, centre })
     }
 
     fn operations(&self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Reload>) -> Operations {
@@ -149,6 +165,21 @@ impl Rooms {
             in_force,
             reload,
         }
+    }
+}
+
+/// The store that a configuration names.
+fn open_store(config: &Config, clock: &Clock, beside_dump: bool) -> Result<Arc<dyn Store>, StartError> {
+    match config.store.kind {
+        StoreKind::Sled => {
+            make_private_folder(&config.data_dir)
+                .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
+            let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
+            // Blocks, which is fine: nothing is served yet.
+            let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+            Ok(store)
+        }
+        StoreKind::None => Ok(Arc::new(Nothing)),
     }
 }
 

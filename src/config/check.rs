@@ -6,11 +6,11 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::reader::{Place, Problem, Report, Section};
-use super::routes;
+use super::{central, routes};
 use super::secrets::{self, Environment};
 use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
 use super::{
-    Admin, Algorithm, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie, Server,
+    Admin, Algorithm, Central, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie, Server,
     Store, StoreKind, Token,
 };
 
@@ -75,9 +75,14 @@ impl Reading<'_> {
         let server = server(root.section("server"));
         let admin = admin(root.section("admin"), &server);
         let store = self.store(root.section("store"));
-        let token = self.token(root.section("token"));
+        let token_section = root.section("token");
+        let centre = (store.kind == StoreKind::None).then(|| central::read(self, &token_section)).flatten();
+        let token = self.token(token_section, store.kind);
         let cookie = cookie(root.section("cookie"));
-        let login = login(root.section("login"));
+        let login_section = root.section("login");
+        let login_url = central::login_url(&login_section, store.kind, &cookie);
+        let login = login(login_section);
+        let central = centre.zip(login_url).map(|(centre, login_url)| Central { login_url, ..centre });
         let portal_prefix = portal(root.section("portal"));
         let identity = super::identity::read(root.section("identity"));
         let upstreams = routes::upstreams(self, &root.section("upstream"), &server);
@@ -92,6 +97,7 @@ impl Reading<'_> {
             admin,
             store,
             token,
+            central,
             cookie,
             login,
             portal_prefix,
@@ -107,16 +113,18 @@ impl Reading<'_> {
     fn store(&self, section: Section<'_>) -> Store {
         if section.text("kind").is_some_and(|kind| kind.text == "postgres") {
             not_built(&section, "kind", "PostgreSQL");
-        } else {
-            section.choice("kind", &[("sled", StoreKind::Sled), ("postgres", StoreKind::Sled)], StoreKind::Sled);
         }
+        let kinds = [("sled", StoreKind::Sled), ("postgres", StoreKind::Sled), ("none", StoreKind::None)];
+        let kind = section.choice("kind", &kinds, StoreKind::Sled);
         if self.file(&section, "url_file").is_some() {
             not_built(&section, "url_file", "PostgreSQL");
         }
         section.integer("pool_size", 8, 1..=1000);
+        // A centre gives a sign of life every two seconds: less than two of them is no staleness.
+        let least = if kind == StoreKind::None { "5s" } else { "1s" };
         let store = Store {
-            kind: StoreKind::Sled,
-            max_staleness: span(&section, "max_staleness", "10s", "1s", "1d"),
+            kind,
+            max_staleness: span(&section, "max_staleness", "10s", least, "1d"),
             on_stale: section.choice(
                 "on_stale",
                 &[("serve", OnStale::Serve), ("refuse", OnStale::Refuse)],
@@ -128,14 +136,28 @@ impl Reading<'_> {
         store
     }
 
-    fn token(&self, section: Section<'_>) -> Token {
+    fn token(&self, section: Section<'_>, kind: StoreKind) -> Token {
         let algorithm = section.choice(
             "algorithm",
             &[("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa), ("ES256", Algorithm::Es256)],
             Algorithm::Hs256,
         );
-        let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
-        let previous_keys = secrets::previous_keys(&section, &|text| self.path(text));
+        let (signing_key, previous_keys) = if kind == StoreKind::None {
+            central::refuse_keys(&section);
+            (None, Vec::new())
+        } else {
+            central::refuse_urls(&section);
+            let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
+            (signing_key, secrets::previous_keys(&section, &|text| self.path(text)))
+        };
+        let revocation_token = secrets::revocation_token(self, &section);
+        if revocation_token.is_some() && kind != StoreKind::None && algorithm == Algorithm::Hs256 {
+            section.problem(
+                &section.place_of("revocation_token_file"),
+                "revocation_token_file",
+                "is for verify-only gateways, which can't check HS256; set token.algorithm to \"EdDSA\" or \"ES256\"",
+            );
+        }
         let issuer = section.text_or("issuer", "doorward");
         if issuer.is_empty() || issuer.len() > 255 || issuer.chars().any(char::is_control) {
             section.problem(
@@ -157,7 +179,16 @@ impl Reading<'_> {
             section.problem(&place, "max_lifetime", "must be at least token.lifetime, or \"0s\" for no limit");
         }
         section.close();
-        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime }
+        Token {
+            algorithm,
+            signing_key,
+            previous_keys,
+            issuer,
+            lifetime,
+            refresh_below,
+            max_lifetime,
+            revocation_token,
+        }
     }
 
     fn log(&self, section: Section<'_>) -> Log {

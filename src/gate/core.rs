@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use super::live::Live;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
+use crate::auth::centre::KeysWanted;
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct Shared {
     /// Unix seconds of the last sign of life from the revocation log.
     heard: AtomicU64,
     tunnels: AtomicUsize,
+    /// Asks a centre for its keys; `None` where the keys are our own.
+    keys: Option<Arc<KeysWanted>>,
 }
 
 impl Shared {
@@ -56,6 +59,21 @@ impl Shared {
             draining: AtomicBool::new(false),
             heard,
             tunnels: AtomicUsize::new(0),
+            keys: None,
+        }
+    }
+
+    /// The same for a verify-only gateway, whose keys are its centre's.
+    #[must_use]
+    pub fn with_keys_of_centre(self, keys: Arc<KeysWanted>) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
+    /// A token named a key that is not known: waits until the centre's keys have been read again, if they will be.
+    pub(super) async fn has_new_keys(&self, store: &config::Store) -> bool {
+        match &self.keys {
+            Some(keys) => keys.read_again(self.clock.unix_millis(), store.timeout).await,
+            None => false,
         }
     }
 

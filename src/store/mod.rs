@@ -10,6 +10,7 @@ mod embedded;
 mod folder;
 #[cfg(test)]
 mod memory;
+mod nothing;
 mod plan;
 mod record;
 mod row;
@@ -20,10 +21,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use dump::{restore, write_dump};
+pub use dump::{RestoreError, Restored, collect, fill, read_dump, restore, write_dump};
 pub use embedded::{Sled, SledOptions};
 #[cfg(test)]
 pub use memory::Memory;
+pub use nothing::Nothing;
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 
 /// What a call to a store returns. It can be awaited on any runtime.

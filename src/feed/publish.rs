@@ -1,0 +1,334 @@
+//! The centre's side: every entry encoded once, and one answer's body for each gateway that reads.
+//!
+//! The newest lines stand in one window that all readers share; a reader is a position in it. So a gateway costs the
+//! centre a connection and two numbers, and one that does not keep up costs nothing more.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame};
+use tokio::sync::watch;
+
+use super::line::{Beat, Hello, Last, Line, VERSION, encode, print};
+use crate::clock::Clock;
+use crate::store::{LogEntry, LogFollower, Store, StoreError};
+
+/// Lines in the window: what a reader may be behind, and how far back one can resume without reading everything.
+const WINDOW: usize = 4096;
+/// Entries this much older than the last one, in seconds, are told again to one who resumes: longer than a change can
+/// take from its number to its being visible.
+const OVERLAP: u64 = 120;
+/// How long a whole reading of the log serves all who ask for one.
+const KEEP_WHOLE: Duration = Duration::from_secs(10);
+/// About so many bytes are one piece of a whole reading.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The feed of one process. Cheap where nobody reads it.
+pub struct Feed {
+    clock: Clock,
+    origin: Instant,
+    state: Mutex<State>,
+    whole: tokio::sync::Mutex<Option<Arc<Whole>>>,
+    wake: watch::Sender<Wake>,
+}
+
+#[derive(Default)]
+struct State {
+    window: VecDeque<Kept>,
+    /// The position after the newest line; positions count lines since the start of the process.
+    next: u64,
+    head: u64,
+    behind: u64,
+    keys: String,
+    /// The newest sign of life, for all readers.
+    beat: Bytes,
+}
+
+struct Kept {
+    number: u64,
+    at: u64,
+    line: Bytes,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Wake {
+    next: u64,
+    beats: u64,
+    closed: bool,
+}
+
+/// Every live entry as it was at one position.
+struct Whole {
+    position: u64,
+    made: Instant,
+    pieces: Vec<Bytes>,
+}
+
+impl Feed {
+    /// One that has heard of nothing yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            origin: clock.instant(),
+            clock,
+            state: Mutex::default(),
+            whole: tokio::sync::Mutex::default(),
+            wake: watch::Sender::default(),
+        })
+    }
+
+    /// Gives every reader a sign of life. `behind`: how old this process's own knowledge may be, in seconds; `keys`
+    /// changes with its public keys.
+    pub fn beat(&self, behind: u64, keys: String) {
+        let mut state = self.state();
+        state.behind = behind;
+        state.keys = keys;
+        state.beat = self.beat_of(&state);
+        drop(state);
+        self.wake.send_modify(|wake| wake.beats += 1);
+        if let Ok(mut whole) = self.whole.try_lock()
+            && whole.as_ref().is_some_and(|whole| self.is_old(whole))
+        {
+            *whole = None;
+        }
+    }
+
+    /// Ends every answer: the process is on its way out, and whoever reads finds another one.
+    pub fn close(&self) {
+        self.wake.send_modify(|wake| wake.closed = true);
+    }
+
+    /// How many read it.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.wake.receiver_count()
+    }
+
+    /// An answer's body for one more reader. `last`: the entry after which he goes on. `store`: where everything is read
+    /// for one who can't go on, once for all who come at the same time.
+    pub async fn open(self: &Arc<Self>, store: &dyn Store, last: Option<&Last>) -> Result<FeedBody, StoreError> {
+        let receiver = self.wake.subscribe();
+        let resumed = last.and_then(|last| self.resume(last));
+        let (pieces, next) = match resumed {
+            Some(resumed) => resumed,
+            None => loop {
+                let whole = self.whole(store).await?;
+                let mut pieces = VecDeque::with_capacity(whole.pieces.len() + 3);
+                pieces.push_back(encode(&Line::Hello(Hello { version: VERSION, from: 0 })));
+                pieces.extend(whole.pieces.iter().cloned());
+                // What was appended while it was read; read once more where the window has moved past it.
+                if let Some((since, next)) = self.since(whole.position) {
+                    pieces.extend(since);
+                    break (pieces, next);
+                }
+            },
+        };
+        let beats = receiver.borrow().beats;
+        let mut body = FeedBody {
+            feed: Arc::clone(self),
+            pieces,
+            next,
+            beats,
+            receiver: Some(receiver),
+            waiting: None,
+        };
+        // The beat speaks of everything up to now, so everything up to now goes before it. Where that has left the window
+        // already, there is no beat, and the body ends at its first look.
+        let state = self.state();
+        if let Some(missing) = lines(&state, body.next) {
+            body.pieces.extend(missing.into_iter().chain([self.beat_of(&state)]));
+            body.next = state.next;
+        }
+        drop(state);
+        Ok(body)
+    }
+
+    /// The greeting and what came after `last`, where the window still holds that very entry.
+    fn resume(&self, last: &Last) -> Option<(VecDeque<Bytes>, u64)> {
+        let state = self.state();
+        let is_last = |kept: &Kept| kept.number == last.number && print(&kept.line) == last.print;
+        let found = state.window.iter().rposition(is_last)?;
+        let since = state.window.get(found)?.at.saturating_sub(OVERLAP);
+        let mut pieces = VecDeque::from([encode(&Line::Hello(Hello { version: VERSION, from: last.number }))]);
+        let again = |(index, kept): &(usize, &Kept)| *index > found || kept.at >= since;
+        let told: Vec<&Bytes> = state.window.iter().enumerate().filter(again).map(|(_, kept)| &kept.line).collect();
+        pieces.extend(joined(&told));
+        Some((pieces, state.next))
+    }
+
+    /// Everything, read now or a moment ago.
+    async fn whole(&self, store: &dyn Store) -> Result<Arc<Whole>, StoreError> {
+        let mut kept = self.whole.lock().await;
+        if let Some(whole) = kept.as_ref().filter(|whole| !self.is_old(whole) && self.reaches(whole.position)) {
+            return Ok(Arc::clone(whole));
+        }
+        // Before the log is read, so that nothing falls between the two.
+        let position = self.state().next;
+        let entries = store.log().await?;
+        let mut pieces = Vec::new();
+        let mut piece = BytesMut::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            piece.extend_from_slice(&encode(&Line::Entry(entry)));
+            if piece.len() >= PIECE_BYTES {
+                pieces.push(piece.split().freeze());
+            }
+            if index % 1024 == 1023 {
+                // The worker has other requests as well.
+                tokio::task::yield_now().await;
+            }
+        }
+        pieces.extend((!piece.is_empty()).then(|| piece.freeze()));
+        let whole = Arc::new(Whole { position, made: self.clock.instant(), pieces });
+        *kept = Some(Arc::clone(&whole));
+        Ok(whole)
+    }
+
+    fn is_old(&self, whole: &Whole) -> bool {
+        self.clock.instant().saturating_duration_since(whole.made) >= KEEP_WHOLE
+    }
+
+    fn reaches(&self, position: u64) -> bool {
+        position >= self.state().first()
+    }
+
+    /// The lines from a position on, and the position after them; `None` where the window does not reach back so far.
+    fn since(&self, position: u64) -> Option<(Vec<Bytes>, u64)> {
+        let state = self.state();
+        lines(&state, position).map(|lines| (lines, state.next))
+    }
+
+    fn beat_of(&self, state: &State) -> Bytes {
+        let at = self.clock.instant().saturating_duration_since(self.origin).as_millis();
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
+        encode(&Line::Beat(Beat { head: state.head, at, behind: state.behind, keys: state.keys.clone() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LogFollower for Feed {
+    fn extend(&self, entries: &[LogEntry], head: u64) {
+        let mut state = self.state();
+        // A long log at the start goes through the window without being encoded.
+        let (passed, kept) = entries.split_at(entries.len().saturating_sub(WINDOW));
+        state.next += u64::try_from(passed.len()).unwrap_or(0);
+        if !passed.is_empty() {
+            state.window.clear();
+        }
+        for entry in kept {
+            if state.window.len() == WINDOW {
+                state.window.pop_front();
+            }
+            let line = encode(&Line::Entry(entry.clone()));
+            state.window.push_back(Kept { number: entry.number, at: entry.at, line });
+            state.next += 1;
+        }
+        // Also lower: then the readers notice.
+        state.head = head;
+        let next = state.next;
+        drop(state);
+        self.wake.send_modify(|wake| wake.next = next);
+    }
+}
+
+impl State {
+    /// The position of the oldest line in the window.
+    fn first(&self) -> u64 {
+        self.next - u64::try_from(self.window.len()).unwrap_or(0)
+    }
+}
+
+fn lines(state: &State, position: u64) -> Option<Vec<Bytes>> {
+    let skip = usize::try_from(position.checked_sub(state.first())?).ok()?;
+    let told: Vec<&Bytes> = state.window.iter().skip(skip).map(|kept| &kept.line).collect();
+    Some(joined(&told))
+}
+
+/// One piece of many lines; a single line is not copied.
+fn joined(lines: &[&Bytes]) -> Vec<Bytes> {
+    match lines {
+        [] => Vec::new(),
+        [line] => vec![Bytes::clone(line)],
+        lines => {
+            let mut piece = BytesMut::with_capacity(lines.iter().map(|line| line.len()).sum());
+            lines.iter().for_each(|line| piece.extend_from_slice(line));
+            vec![piece.freeze()]
+        }
+    }
+}
+
+/// The body of one reader's answer: never ends by itself but when the process does.
+pub struct FeedBody {
+    feed: Arc<Feed>,
+    /// What is ready to be sent.
+    pieces: VecDeque<Bytes>,
+    next: u64,
+    beats: u64,
+    /// Here, or in `waiting`.
+    receiver: Option<watch::Receiver<Wake>>,
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = watch::Receiver<Wake>> + Send>>;
+
+/// The reader did not keep up, and is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a reader of the revocation feed did not keep up")]
+pub struct TooSlow;
+
+impl FeedBody {
+    /// Takes what is new; `false`: nothing is.
+    fn gather(&mut self, wake: Wake) -> Result<bool, TooSlow> {
+        if wake.next == self.next && wake.beats == self.beats {
+            return Ok(false);
+        }
+        let state = self.feed.state();
+        self.pieces.extend(lines(&state, self.next).ok_or(TooSlow)?);
+        if wake.beats != self.beats {
+            self.pieces.push_back(state.beat.clone());
+        }
+        self.next = state.next;
+        self.beats = wake.beats;
+        Ok(!self.pieces.is_empty())
+    }
+}
+
+impl Body for FeedBody {
+    type Data = Bytes;
+    type Error = TooSlow;
+
+    fn poll_frame(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TooSlow>>> {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if let Some(waiting) = &mut self.waiting {
+                let receiver = ready!(waiting.as_mut().poll(task));
+                self.waiting = None;
+                self.receiver = Some(receiver);
+            }
+            let Some(mut receiver) = self.receiver.take() else { return Poll::Ready(None) };
+            let wake = *receiver.borrow_and_update();
+            if wake.closed {
+                return Poll::Ready(None);
+            }
+            match self.gather(wake) {
+                Err(too_slow) => return Poll::Ready(Some(Err(too_slow))),
+                Ok(true) => self.receiver = Some(receiver),
+                Ok(false) => {
+                    self.waiting = Some(Box::pin(async move {
+                        // The sender lives in the feed, which this body holds.
+                        let _ = receiver.changed().await;
+                        receiver
+                    }));
+                }
+            }
+        }
+    }
+}
