@@ -86,11 +86,8 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
         Some(centre) => shared.with_keys_of_centre(centre.wanted()),
         None => shared,
     });
-    let state = Rc::new(State {
-        shared: Arc::clone(&shared),
-        store_problem: RefCell::new(None),
-        centre: rooms.centre.clone(),
-    });
+    let state =
+        Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
 
     if let Some(admin) = admin {
         tokio::task::spawn_local(listener::serve(admin, Rc::clone(&state) as _));

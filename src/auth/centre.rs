@@ -122,8 +122,8 @@ impl KeysWanted {
     pub async fn read_again(&self, now: u64, limit: Duration) -> bool {
         let mut round = self.round.subscribe();
         let next = self.next.load(Ordering::SeqCst);
-        let first = now >= next
-            && self.next.compare_exchange(next, now + QUIET, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let first =
+            now >= next && self.next.compare_exchange(next, now + QUIET, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if first {
             self.under_way.store(true, Ordering::SeqCst);
             self.want();

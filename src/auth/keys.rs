@@ -256,8 +256,14 @@ impl Key {
                 (EncodingKey::from_ec_der(der.secret_pkcs8_der()), DecodingKey::from_ec_der(&public), Some(public))
             }
         };
-        let mut key =
-            Self { kid: String::new(), algorithm: material.algorithm, signing: Some(signing), verifying, public, accepted_until };
+        let mut key = Self {
+            kid: String::new(),
+            algorithm: material.algorithm,
+            signing: Some(signing),
+            verifying,
+            public,
+            accepted_until,
+        };
         key.kid = key.thumbprint().unwrap_or_else(|| secret_kid(bytes));
         let test = b"self-test";
         if key.sign(test).is_some_and(|signature| key.verifies(test, &signature)) {

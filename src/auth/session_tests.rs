@@ -8,13 +8,12 @@ use crate::auth::renewal::Refreshed;
 use crate::auth::testing::{DAY, Fixture, NOW, SECRET, account, limits};
 use crate::auth::{Identified, Source};
 use crate::policy::{Caller, Unidentified};
-use crate::store::LogFollower as _;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 async fn refresh(fixture: &Fixture, identified: &Identified) -> Refreshed {
     let Fixture { ring, token_config, sessions, .. } = fixture;
-    let asker = Asker { client: CLIENT, user_agent: "browser", presented: None };
+    let asker = crate::auth::Asker { client: CLIENT, user_agent: "browser", presented: None };
     sessions.refresh(ring, token_config, &limits(), identified, asker).await
 }
 
@@ -78,6 +77,7 @@ fn a_cookie_is_renewed_below_half_of_its_life_and_a_bearer_token_never() {
         standing: Standing::Current,
         stale_cookie: false,
         own_bearer: false,
+        unknown_key: false,
     };
     assert!(!fixture.sessions.needs_refresh(&fixture.token_config, &nobody, NOW));
 }

@@ -180,8 +180,7 @@ impl Centre for Client {
 
     fn end(&self, token: &str) -> CentreFuture<'_, ()> {
         let unspecified = std::net::Ipv4Addr::UNSPECIFIED.into();
-        let asked =
-            Asked { token: token.to_owned(), bearer: false, client: unspecified, user_agent: String::new() };
+        let asked = Asked { token: token.to_owned(), bearer: false, client: unspecified, user_agent: String::new() };
         Box::pin(async move { self.ask("logout", &asked).await.map(drop) })
     }
 }

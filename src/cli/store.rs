@@ -60,7 +60,10 @@ fn copy(from: &Path, to: &Path, output: &mut Output) -> Done {
     let (source, target) = (read(from)?, read(to)?);
     for (config, file) in [(&source, from), (&target, to)] {
         if config.central.is_some() {
-            return Err(Failure::usage(format!("{}: store.kind is \"none\", so there is nothing to copy", file.display())));
+            return Err(Failure::usage(format!(
+                "{}: store.kind is \"none\", so there is nothing to copy",
+                file.display()
+            )));
         }
     }
     if app::is_same_store(&source, &target) {

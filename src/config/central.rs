@@ -36,7 +36,7 @@ pub(super) fn read(reading: &Reading<'_>, section: &Section<'_>) -> Option<Centr
         }
         right
     });
-    if !section.has("revocation_token_file") {
+    if reading.file(section, "revocation_token_file").is_none() {
         section.problem(
             &section.place,
             "revocation_token_file",
@@ -101,7 +101,11 @@ fn checked_login_url(section: &Section<'_>, text: &Text, cookie: &Cookie) -> Opt
             None
         }
         Err(why) => {
-            section.problem(&text.place, "url", format!("{why}; write for example \"https://login.example.com/login\""));
+            section.problem(
+                &text.place,
+                "url",
+                format!("{why}; write for example \"https://login.example.com/login\""),
+            );
             None
         }
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::reader::{Place, Problem, Report, Section};
-use super::{central, routes};
 use super::secrets::{self, Environment};
 use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
 use super::{
-    Admin, Algorithm, Central, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie, Server,
-    Store, StoreKind, Token,
+    Admin, Algorithm, Central, Config, Cookie, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite, SecureCookie,
+    Server, Store, StoreKind, Token,
 };
+use super::{central, routes};
 
 /// Reads and checks a file. `environment` looks environment variables up.
 pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Problem>> {
@@ -179,16 +179,7 @@ impl Reading<'_> {
             section.problem(&place, "max_lifetime", "must be at least token.lifetime, or \"0s\" for no limit");
         }
         section.close();
-        Token {
-            algorithm,
-            signing_key,
-            previous_keys,
-            issuer,
-            lifetime,
-            refresh_below,
-            max_lifetime,
-            revocation_token,
-        }
+        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime, revocation_token }
     }
 
     fn log(&self, section: Section<'_>) -> Log {

@@ -128,14 +128,8 @@ impl Feed {
             },
         };
         let beats = receiver.borrow().beats;
-        let mut body = FeedBody {
-            feed: Arc::clone(self),
-            pieces,
-            next,
-            beats,
-            receiver: Some(receiver),
-            waiting: None,
-        };
+        let mut body =
+            FeedBody { feed: Arc::clone(self), pieces, next, beats, receiver: Some(receiver), waiting: None };
         // The beat speaks of everything up to now, so everything up to now goes before it. Where that has left the window
         // already, there is no beat, and the body ends at its first look.
         let state = self.state();
@@ -330,5 +324,137 @@ impl Body for FeedBody {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::super::line::Decoder;
+    use super::*;
+    use crate::store::{Memory, Revocation, SessionId, Write};
+
+    /// A store, and the feed that follows it.
+    async fn centre() -> (Clock, Memory, Arc<Feed>) {
+        let clock = Clock::manual(1_800_000_000);
+        let store = Memory::new(clock.clone());
+        let feed = Feed::new(clock.clone());
+        store.follow(Arc::<Feed>::clone(&feed)).await.unwrap();
+        (clock, store, feed)
+    }
+
+    async fn revoke(store: &Memory, clock: &Clock, count: usize) -> Vec<LogEntry> {
+        let at = clock.unix_seconds();
+        let what = || Revocation::Session { session: SessionId::random() };
+        let writes = (0..count).map(|_| Write::Revoke { what: what(), at, expires: at + 1000 }).collect();
+        store.apply(writes).await.unwrap().entries
+    }
+
+    /// What is there to be read without waiting.
+    async fn told(body: &mut FeedBody) -> Vec<Line> {
+        let mut decoder = Decoder::default();
+        while let Some(frame) = tokio::select! { biased; frame = body.frame() => frame, () = async {} => None } {
+            decoder.push(frame.unwrap().data_ref().unwrap());
+        }
+        let mut lines = Vec::new();
+        while let Some(line) = decoder.next_line().unwrap() {
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn numbers(lines: &[Line]) -> Vec<u64> {
+        lines.iter().filter_map(|line| if let Line::Entry(entry) = line { Some(entry.number) } else { None }).collect()
+    }
+
+    fn hello(from: u64) -> Line {
+        Line::Hello(Hello { version: VERSION, from })
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_told_everything_and_then_what_comes() {
+        let (clock, store, feed) = centre().await;
+        revoke(&store, &clock, 3).await;
+        let mut body = feed.open(&store, None).await.unwrap();
+        let lines = told(&mut body).await;
+        assert_eq!((&lines[0], numbers(&lines)), (&hello(0), vec![1, 2, 3]));
+        assert!(matches!(lines.last(), Some(Line::Beat(Beat { head: 3, .. }))));
+        revoke(&store, &clock, 2).await;
+        assert_eq!(numbers(&told(&mut body).await), [4, 5]);
+        feed.beat(7, String::from("k"));
+        let lines = told(&mut body).await;
+        assert!(matches!(&lines[..], [Line::Beat(Beat { head: 5, behind: 7, keys, .. })] if keys == "k"), "{lines:?}");
+        assert_eq!(feed.readers(), 1);
+        feed.close();
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert_eq!(feed.readers(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_resumes_where_his_entry_is_known_and_what_may_have_come_late_is_told_again() {
+        let (clock, store, feed) = centre().await;
+        let old = revoke(&store, &clock, 2).await;
+        clock.advance(Duration::from_secs(OVERLAP + 1));
+        let new = revoke(&store, &clock, 3).await;
+        let resumed = |last: Last| {
+            let (feed, store) = (&feed, &store);
+            async move { told(&mut feed.open(store, Some(&last)).await.unwrap()).await }
+        };
+        let lines = resumed(Last::of(&new[1])).await;
+        assert_eq!((&lines[0], numbers(&lines)), (&hello(4), vec![3, 4, 5]));
+        let lines = resumed(Last::of(&old[1])).await;
+        assert_eq!((&lines[0], numbers(&lines)), (&hello(2), vec![1, 2, 3, 4, 5]));
+        let other = Last { number: 4, print: Last::of(&new[0]).print };
+        let lines = resumed(other).await;
+        assert_eq!((&lines[0], numbers(&lines)), (&hello(0), vec![1, 2, 3, 4, 5]));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_cut_off_and_costs_no_memory() {
+        let (clock, store, feed) = centre().await;
+        let mut slow = feed.open(&store, None).await.unwrap();
+        told(&mut slow).await;
+        let first = revoke(&store, &clock, 1).await.remove(0);
+        revoke(&store, &clock, WINDOW).await;
+        assert_eq!(feed.state().window.len(), WINDOW);
+        assert_eq!(slow.frame().await.unwrap().unwrap_err(), TooSlow);
+        assert!(slow.frame().await.is_none());
+        // His last entry has left the window: he reads everything again.
+        let mut again = feed.open(&store, Some(&Last::of(&first))).await.unwrap();
+        let lines = told(&mut again).await;
+        assert_eq!((&lines[0], numbers(&lines).len()), (&hello(0), WINDOW + 1));
+    }
+
+    #[tokio::test]
+    async fn a_whole_reading_serves_all_who_come_at_the_same_time_and_misses_nothing() {
+        let (clock, store, feed) = centre().await;
+        revoke(&store, &clock, 10).await;
+        let first = feed.whole(&store).await.unwrap();
+        revoke(&store, &clock, 5).await;
+        assert!(Arc::ptr_eq(&first, &feed.whole(&store).await.unwrap()));
+        let lines = told(&mut feed.open(&store, None).await.unwrap()).await;
+        assert_eq!(numbers(&lines), (1..=15).collect::<Vec<_>>());
+        // Too old, or behind the window: read anew.
+        revoke(&store, &clock, WINDOW).await;
+        let second = feed.whole(&store).await.unwrap();
+        assert!(!Arc::ptr_eq(&first, &second));
+        clock.advance(KEEP_WHOLE);
+        feed.beat(0, String::new());
+        assert!(feed.whole.lock().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_long_log_at_the_start_passes_through_the_window() {
+        let (clock, store, _) = centre().await;
+        revoke(&store, &clock, 3 * WINDOW).await;
+        let feed = Feed::new(clock.clone());
+        store.follow(Arc::<Feed>::clone(&feed)).await.unwrap();
+        {
+            let state = feed.state();
+            assert_eq!((state.next, state.first(), state.head), (3 * 4096, 2 * 4096, 3 * 4096));
+        }
+        assert_eq!(numbers(&told(&mut feed.open(&store, None).await.unwrap()).await).len(), 3 * WINDOW);
     }
 }

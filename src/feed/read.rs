@@ -53,6 +53,7 @@ pub enum FeedError {
 #[derive(Debug, Default)]
 pub struct Reader {
     last: Option<Last>,
+    /// The highest number that was heard of.
     head: u64,
     phase: Phase,
     /// Set when the numbers went back: the next whole reading is taken as it comes.
@@ -129,13 +130,13 @@ impl Reader {
             (Phase::Following, Line::Entry(entry)) => {
                 // The order in which they came is the order in which the centre goes on.
                 self.last = Some(Last::of(&entry));
+                self.head = self.head.max(entry.number);
                 Ok(Step::Extend(entry))
             }
             (Phase::Following, Line::Beat(beat)) => {
-                let newest = self.last.as_ref().map_or(0, |last| last.number).max(self.head);
-                if beat.head < newest {
+                if beat.head < self.head {
                     self.last = None;
-                    return Err(FeedError::WentBack { from: newest, to: beat.head });
+                    return Err(FeedError::WentBack { from: self.head, to: beat.head });
                 }
                 self.head = beat.head;
                 Ok(Step::Alive(beat))
@@ -254,10 +255,8 @@ mod tests {
 
     fn any_line() -> impl Strategy<Value = Line> {
         prop_oneof![
-            (0..3_u64, any::<bool>()).prop_map(|(from, old)| Line::Hello(Hello {
-                version: if old { 0 } else { VERSION },
-                from
-            })),
+            (0..3_u64, any::<bool>())
+                .prop_map(|(from, old)| Line::Hello(Hello { version: if old { 0 } else { VERSION }, from })),
             (0..9_u64).prop_map(|number| Line::Entry(entry(number))),
             (0..9_u64).prop_map(|head| Line::Beat(beat(head))),
         ]

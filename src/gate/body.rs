@@ -77,9 +77,7 @@ impl Body for AnswerBody {
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
-            Source::Feed(body) => {
-                Pin::new(&mut **body).poll_frame(task).map_err(|error| BodyError(Box::new(error)))
-            }
+            Source::Feed(body) => Pin::new(&mut **body).poll_frame(task).map_err(|error| BodyError(Box::new(error))),
             Source::Upstream { body, unwatched, watched } => {
                 // Looked at before the backend's bytes: a fast download never waits, and must end all the same.
                 if watched.as_ref().is_some_and(|watched| watched.poll_over(task)) {

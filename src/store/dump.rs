@@ -297,7 +297,9 @@ pub fn read_dump(mut reader: impl BufRead) -> Result<Import, RestoreError> {
     if end.sha256 != hex(&digest.finalize()) {
         return invalid("the checksum does not fit: the dump was changed or damaged");
     }
-    if counts_of(&dump.import) != (Counts { accounts: header.accounts, sessions: header.sessions, entries: header.entries }) {
+    if counts_of(&dump.import)
+        != (Counts { accounts: header.accounts, sessions: header.sessions, entries: header.entries })
+    {
         return invalid("there are not as many records as the first line says");
     }
     if !reader.fill_buf().map_err(RestoreError::Read)?.is_empty() {
@@ -360,30 +362,30 @@ impl Reading {
     }
 
     fn add_account(&mut self, account: Account) -> Result<(), String> {
-                if !self.seen.insert(format!("name {}", account.username)) {
-                    return Err(format!("there are two accounts named {:?}", account.username.as_str()));
-                }
-                if !self.seen.insert(format!("account {}", account.id)) {
-                    return Err(format!("there are two accounts with the id {:?}", account.id.as_str()));
-                }
-                self.import.accounts.push(account);
+        if !self.seen.insert(format!("name {}", account.username)) {
+            return Err(format!("there are two accounts named {:?}", account.username.as_str()));
+        }
+        if !self.seen.insert(format!("account {}", account.id)) {
+            return Err(format!("there are two accounts with the id {:?}", account.id.as_str()));
+        }
+        self.import.accounts.push(account);
         Ok(())
     }
 
     fn add_session(&mut self, session: Session) -> Result<(), String> {
-                if !self.seen.insert(format!("session {}", session.id)) {
-                    return Err(format!("there are two sessions with the id {:?}", session.id.as_str()));
-                }
-                self.import.sessions.push(session);
+        if !self.seen.insert(format!("session {}", session.id)) {
+            return Err(format!("there are two sessions with the id {:?}", session.id.as_str()));
+        }
+        self.import.sessions.push(session);
         Ok(())
     }
 
     fn add_entry(&mut self, entry: LogEntry, log_head: u64) -> Result<(), String> {
-                if entry.number <= self.last_entry || entry.number > log_head {
-                    return Err(format!("the log's numbers are out of order at {}", entry.number));
-                }
-                self.last_entry = entry.number;
-                self.import.log.push(entry);
+        if entry.number <= self.last_entry || entry.number > log_head {
+            return Err(format!("the log's numbers are out of order at {}", entry.number));
+        }
+        self.last_entry = entry.number;
+        self.import.log.push(entry);
         Ok(())
     }
 }
@@ -455,7 +457,10 @@ mod tests {
         assert_eq!((filled.counts, filled.log_head), (Counts { accounts: 3, sessions: 3, entries: 1 }, 9));
         let rows = |dump: &[u8]| -> Vec<String> {
             let text = String::from_utf8(dump.to_vec()).unwrap();
-            text.lines().filter(|line| !line.contains("doorward_dump") && !line.contains("\"end\"")).map(str::to_owned).collect()
+            text.lines()
+                .filter(|line| !line.contains("doorward_dump") && !line.contains("\"end\""))
+                .map(str::to_owned)
+                .collect()
         };
         let mut dumps = [Vec::new(), Vec::new()];
         write_dump(&source, 0, &mut dumps[0]).await.unwrap();

@@ -37,7 +37,22 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("central", &["auth", "clock", "config", "feed", "secret", "store", "telemetry", "upstream"]),
-    ("gate", &["context", "feed", "message", "router", "policy", "auth", "portal", "upstream", "telemetry", "clock", "config"]),
+    (
+        "gate",
+        &[
+            "context",
+            "feed",
+            "message",
+            "router",
+            "policy",
+            "auth",
+            "portal",
+            "upstream",
+            "telemetry",
+            "clock",
+            "config",
+        ],
+    ),
     ("server", &["gate", "accounts", "auth", "message", "config", "clock", "telemetry"]),
     ("admin", &["gate", "accounts", "auth", "message", "config", "clock", "secret", "store", "telemetry"]),
 ];

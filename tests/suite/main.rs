@@ -26,6 +26,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod central;
 mod check;
 mod command_line;
 mod cookies;

@@ -2,6 +2,7 @@
 //! and a look at the fields of every answer.
 
 pub(crate) mod gateway;
+pub(crate) mod link;
 pub(crate) mod token;
 pub(crate) mod turn;
 pub(crate) mod upstream;
