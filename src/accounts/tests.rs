@@ -58,7 +58,7 @@ impl Room {
             lifetime: Duration::from_hours(1),
             refresh_below: Duration::from_mins(30),
             max_lifetime: Duration::from_hours(2),
-            revocation_token: None,
+            gateway_secret: None,
         };
         Self { accounts, store, clock, login, token, audit }
     }

@@ -30,7 +30,7 @@ impl Centre {
     /// `None`: the gateway has a store of its own.
     pub(super) fn of(config: &Config) -> Result<Option<Rc<Self>>, StartError> {
         let Some(central) = &config.central else { return Ok(None) };
-        let token = Arc::new(Mutex::new(config.token.revocation_token.clone()));
+        let token = Arc::new(Mutex::new(config.token.gateway_secret.clone()));
         let shown = {
             let token = Arc::clone(&token);
             Box::new(move || token.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -62,7 +62,7 @@ impl Centre {
     /// The configuration was read again: the token to show may be another one, and the keys that are known count under
     /// the new rules.
     pub(super) fn reloaded(&self, token: &config::Token) -> KeyRing {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token.revocation_token.clone();
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token.gateway_secret);
         let known = self.document.borrow();
         let ring = known.as_ref().and_then(|document| from_jwks(token, self.only, document).ok());
         ring.unwrap_or_else(|| KeyRing::empty(token))

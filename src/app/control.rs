@@ -21,6 +21,7 @@ use crate::gate::{Live, Shared};
 use crate::portal::Portal;
 use crate::server::{ListenError, Listeners, Workers};
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 /// How a gateway ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,25 +68,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
         None => Some(socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?),
     };
 
-    let portal = Portal::new(
-        rooms.accounts.clone(),
-        Arc::clone(&rooms.sessions),
-        telemetry.clone(),
-        Arc::clone(&rooms.feed),
-        Arc::clone(&rooms.store),
-    );
-    let shared = Shared::new(
-        live,
-        clock.clone(),
-        Arc::clone(&rooms.revocations),
-        Arc::clone(&rooms.sessions),
-        portal,
-        telemetry.clone(),
-    );
-    let shared = Arc::new(match &rooms.centre {
-        Some(centre) => shared.with_keys_of_centre(centre.wanted()),
-        None => shared,
-    });
+    let shared = share(live, &rooms, &telemetry);
     let state =
         Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
 
@@ -94,16 +77,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     }
     let probing = Rc::new(RefCell::new(Probing::default()));
     probing.borrow_mut().start(&shared.live(), &clock);
-    let reloader = config.source.clone().map(|source| {
-        let (probing, clock) = (Rc::clone(&probing), clock.clone());
-        let (feed, of_feed) = (Arc::clone(&rooms.feed), Arc::clone(&shared));
-        let swapped = move |live: &Arc<Live>| {
-            probing.borrow_mut().start(live, &clock);
-            // Gateways are told of new keys before they meet a token that was signed with one.
-            beat(&feed, &of_feed);
-        };
-        Reloader::new(Arc::clone(&shared), source, rooms.centre.clone(), swapped)
-    });
+    let reloader = config.source.clone().map(|source| reloader(source, &rooms, &shared, &probing));
     if let Some(centre) = &rooms.centre {
         centre.follow(&shared);
     }
@@ -143,6 +117,40 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     }
     telemetry.access.close();
     Ok(stopped)
+}
+
+/// What all workers share.
+fn share(live: Live, rooms: &Rooms, telemetry: &Telemetry) -> Arc<Shared> {
+    let portal = Portal::new(
+        rooms.accounts.clone(),
+        Arc::clone(&rooms.sessions),
+        telemetry.clone(),
+        Arc::clone(&rooms.feed),
+        Arc::clone(&rooms.store),
+    );
+    let (revocations, sessions) = (Arc::clone(&rooms.revocations), Arc::clone(&rooms.sessions));
+    let shared = Shared::new(live, rooms.clock.clone(), revocations, sessions, portal, telemetry.clone());
+    Arc::new(match &rooms.centre {
+        Some(centre) => shared.with_keys_of_centre(centre.wanted()),
+        None => shared,
+    })
+}
+
+/// Reads the file again, and tells those who have to know.
+fn reloader(
+    source: std::path::PathBuf,
+    rooms: &Rooms,
+    shared: &Arc<Shared>,
+    probing: &Rc<RefCell<Probing>>,
+) -> Rc<Reloader> {
+    let (probing, clock) = (Rc::clone(probing), rooms.clock.clone());
+    let (feed, of_feed) = (Arc::clone(&rooms.feed), Arc::clone(shared));
+    let swapped = move |live: &Arc<Live>| {
+        probing.borrow_mut().start(live, &clock);
+        // Gateways are told of new keys before they meet a token that was signed with one.
+        beat(&feed, &of_feed);
+    };
+    Reloader::new(Arc::clone(shared), source, rooms.centre.clone(), swapped)
 }
 
 /// A port may still be held by the process that this one replaces, for the moment that its end takes.

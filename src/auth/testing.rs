@@ -33,7 +33,7 @@ pub(super) fn config(algorithm: Algorithm) -> config::Token {
         lifetime: Duration::from_secs(7 * DAY),
         refresh_below: Duration::from_secs(7 * DAY / 2),
         max_lifetime: Duration::from_secs(30 * DAY),
-        revocation_token: None,
+        gateway_secret: None,
     }
 }
 

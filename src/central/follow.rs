@@ -187,13 +187,10 @@ impl Pulse {
             return Duration::ZERO;
         };
         let (ours, theirs) = (now.saturating_duration_since(then), Duration::from_millis(beat.at.saturating_sub(at)));
-        match ours.checked_sub(theirs) {
-            Some(late) => late,
-            None => {
-                self.fastest = Some((now, beat.at));
-                Duration::ZERO
-            }
-        }
+        ours.checked_sub(theirs).unwrap_or_else(|| {
+            self.fastest = Some((now, beat.at));
+            Duration::ZERO
+        })
     }
 
     fn keys_changed(&mut self, beat: &Beat) -> bool {

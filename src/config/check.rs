@@ -150,8 +150,8 @@ impl Reading<'_> {
             let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
             (signing_key, secrets::previous_keys(&section, &|text| self.path(text)))
         };
-        let revocation_token = secrets::revocation_token(self, &section);
-        if revocation_token.is_some() && kind != StoreKind::None && algorithm == Algorithm::Hs256 {
+        let gateway_secret = secrets::revocation_token(self, &section);
+        if gateway_secret.is_some() && kind != StoreKind::None && algorithm == Algorithm::Hs256 {
             section.problem(
                 &section.place_of("revocation_token_file"),
                 "revocation_token_file",
@@ -179,7 +179,7 @@ impl Reading<'_> {
             section.problem(&place, "max_lifetime", "must be at least token.lifetime, or \"0s\" for no limit");
         }
         section.close();
-        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime, revocation_token }
+        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime, gateway_secret }
     }
 
     fn log(&self, section: Section<'_>) -> Log {

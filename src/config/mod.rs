@@ -137,7 +137,7 @@ pub struct Token {
     pub max_lifetime: Duration,
     /// What a verify-only gateway shows to its centre: here the one that is asked for, there the one that is sent.
     /// `None`: this gateway is nobody's centre.
-    pub revocation_token: Option<Secret<String>>,
+    pub gateway_secret: Option<Secret<String>>,
 }
 
 /// The centre of a verify-only gateway.

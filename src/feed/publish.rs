@@ -251,7 +251,9 @@ fn joined(lines: &[&Bytes]) -> Vec<Bytes> {
         [line] => vec![Bytes::clone(line)],
         lines => {
             let mut piece = BytesMut::with_capacity(lines.iter().map(|line| line.len()).sum());
-            lines.iter().for_each(|line| piece.extend_from_slice(line));
+            for line in lines {
+                piece.extend_from_slice(line);
+            }
             vec![piece.freeze()]
         }
     }

@@ -80,7 +80,7 @@ fn only_gateways(call: Call<'_>) -> Result<(), Box<Reply>> {
         (Some(line), None) => line.as_bytes().strip_prefix(b"Bearer "),
         _ => None,
     };
-    let token = call.config().token.revocation_token.as_ref();
+    let token = call.config().token.gateway_secret.as_ref();
     if token.zip(shown).is_some_and(|(token, shown)| token.matches(shown)) {
         return Ok(());
     }

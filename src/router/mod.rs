@@ -133,7 +133,7 @@ impl Router {
             any: Table::default(),
             methods_matter: config.routes.iter().any(|route| !route.methods.is_empty()),
         };
-        let is_centre = config.central.is_none() && config.token.revocation_token.is_some();
+        let is_centre = config.central.is_none() && config.token.gateway_secret.is_some();
         for (path, endpoint, access) in PORTAL.into_iter().chain(GATEWAYS.into_iter().filter(|_| is_centre)) {
             let path = format!("{}{path}", config.portal_prefix);
             router.portal.insert(path.as_bytes().into(), router.routes.len());

@@ -59,7 +59,7 @@ fn config(routes: Vec<Rule>) -> Config {
             lifetime: zero,
             refresh_below: zero,
             max_lifetime: zero,
-            revocation_token: None,
+            gateway_secret: None,
         },
         central: None,
         cookie: config::Cookie {

@@ -549,9 +549,10 @@ fn keys_that_only_a_secret_can_check_are_refused_on_both_sides() {
     for key in ["token.jwks_url", "token.revocation_url", "token.revocation_token_file", "login.url"] {
         let refused = of(&centre, &upstream).unset(key).prepare().command(&["check-config"]).expect(2);
         assert!(refused.stderr.contains(&format!("{key}: is missing")), "{}", refused.stderr);
-        let alone = Builder::guarding(&upstream).set(key, "\"http://127.0.0.1/x\"").prepare();
         if key != "token.revocation_token_file" {
-            alone.command(&["check-config"]).expect(2);
+            let alone = Builder::new().upstream("app", &[&upstream.url]).route("path = \"/\"\nupstream = \"app\"");
+            let refused = alone.set(key, "\"http://127.0.0.1/x\"").prepare().command(&["check-config"]).expect(2);
+            assert!(refused.stderr.contains(&format!(": {key}: is for store.kind")), "{}", refused.stderr);
         }
     }
     of(&centre, &upstream).set("token.algorithm", "\"EdDSA\"").prepare().command(&["check-config"]).expect(0);

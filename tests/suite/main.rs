@@ -30,6 +30,7 @@ mod central;
 mod check;
 mod command_line;
 mod cookies;
+mod copies;
 mod durability;
 
 mod framing;
