@@ -24,6 +24,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// a log with another history does not.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The pause between two looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Reads the feed again and again.
 pub struct Follower {
     pub client: Arc<Client>,
@@ -73,7 +76,9 @@ impl Follower {
             }
             note(&self.status.feed, "the revocation feed", Some(broken.to_string()));
             pause = if alive { RETRY.0 } else { (pause * 2).min(RETRY.1) };
-            tokio::time::sleep(spread(pause)).await;
+            // While numbers that went back are looked at again and again, each look is a whole reading.
+            let rest = if went_back.is_some() { LOOK_AGAIN } else { pause };
+            tokio::time::sleep(spread(rest)).await;
         }
     }
 

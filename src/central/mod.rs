@@ -38,7 +38,9 @@ impl Status {
 fn note(place: &Mutex<Option<String>>, what: &'static str, problem: Option<String>) {
     let mut known = place.lock().unwrap_or_else(PoisonError::into_inner);
     match (&*known, &problem) {
-        (None, Some(problem)) => tracing::warn!(%problem, "{what} can't be read from the centre"),
+        (known, Some(problem)) if known.as_ref() != Some(problem) => {
+            tracing::warn!(%problem, "{what} can't be read from the centre");
+        }
         (Some(_), None) => tracing::info!("{what} can be read from the centre again"),
         _ => {}
     }

@@ -191,7 +191,7 @@ fn a_token_is_renewed_by_the_centre_once_for_many_requests() {
             .set("token.refresh_below", "\"59s\"")
             .set("token.max_lifetime", "\"1h\"")
     };
-    let centre = serving(short(centre(&upstream)));
+    let mut centre = serving(short(centre(&upstream)));
     let gateway = short(of(&centre, &upstream)).start();
     let old = centre.login("kim");
     // Three seconds later a new token gains enough to be worth a question.
@@ -214,6 +214,17 @@ fn a_token_is_renewed_by_the_centre_once_for_many_requests() {
     assert_eq!(sessions[0]["address"], "127.0.0.1");
     // The answer to a program that brought the token itself sets nothing.
     assert_eq!(gateway.send(&Request::get("/").bearer(&old)).expect(200).token(), None);
+
+    // While the centre is away the old token serves on, and is renewed by itself afterwards.
+    let waiting = centre.login("lee");
+    centre.kill();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(gateway.get_with("/", &waiting).expect(200).token(), None);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    centre.serve();
+    wait::until("the token to be renewed after all", || gateway.get_with("/", &waiting).expect(200).token().is_some());
 }
 
 #[test]
@@ -526,6 +537,36 @@ fn the_feed_is_resumed_by_number_and_told_from_the_beginning_to_one_who_was_else
 }
 
 #[test]
+fn a_centre_that_was_put_back_to_an_older_state_is_read_again_from_the_beginning() {
+    let upstream = Upstream::plain();
+    let mut centre = serving(centre(&upstream));
+    let gateway = of(&centre, &upstream).start();
+    let ended = centre.login("lee");
+    centre.send(&Request::post("/logout").cookie(&ended)).expect(204);
+    assert!(centre.stop().success());
+    let backup = centre.folder().join("backup");
+    let copied = std::process::Command::new("cp").arg("-a").arg(centre.data()).arg(&backup).status().unwrap();
+    assert!(copied.success());
+    centre.serve();
+    for _ in 0..3 {
+        centre.command(&["session", "revoke", "--all"]).expect(0);
+    }
+    let lost = centre.login("kim");
+    wait::until("the gateway to follow", || gateway.get_with("/check", &lost).status == 200);
+    assert!(centre.stop().success());
+    std::fs::remove_dir_all(centre.data()).unwrap();
+    std::fs::rename(&backup, centre.data()).unwrap();
+    centre.serve();
+    // Its tokens carry lower numbers than what the gateway knows of the lost history, and count all the same.
+    let fresh = centre.login("kim");
+    assert!(token::claims(&fresh)["seq"].as_u64() < token::claims(&lost)["seq"].as_u64());
+    wait::until("the gateway to believe the other history", || gateway.get_with("/check", &fresh).status == 200);
+    wait::until("the gateway to be ready", || reasons(&gateway).is_empty());
+    gateway.get_with("/check", &ended).expect(401);
+    assert!(gateway.logs().contains("went back"), "{}", gateway.logs());
+}
+
+#[test]
 fn keys_that_only_a_secret_can_check_are_refused_on_both_sides() {
     let upstream = Upstream::plain();
     let centre = centre(&upstream).prepare();
@@ -718,11 +759,15 @@ fn commands_on_a_verify_only_configuration_say_where_to_go() {
 #[test]
 fn the_centre_is_reached_over_tls_by_its_authority_alone() {
     let upstream = Upstream::plain();
-    let centre = serving(centre(&upstream));
+    // With the other algorithm that has public keys, and nothing but that.
+    let centre = serving(centre(&upstream).set("token.algorithm", "\"ES256\""));
     let folder = tempfile::tempdir().unwrap();
     let tls = Tls::in_front_of(centre.address, folder.path());
     let https = format!("https://localhost:{}", tls.port);
-    let gateway = gateway_of(&https, &upstream).set("token.ca_file", &quoted(&tls.ca_file)).start();
+    let gateway = gateway_of(&https, &upstream)
+        .set("token.ca_file", &quoted(&tls.ca_file))
+        .set("token.algorithm", "\"ES256\"")
+        .start();
     let kim = centre.login("kim");
     gateway.get_with("/", &kim).expect(200);
     centre.command(&["user", "set-groups", "kim", "boss"]).expect(0);
