@@ -10,6 +10,7 @@ each reader while nothing happens, and the same for each revocation, with the ti
 """
 
 import argparse
+import hashlib
 import http.client
 import json
 import os
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 
 PASSWORD = "correct horse 7 battery"
 SHOWN = "a-token-that-only-this-measurement-shows"
@@ -36,6 +38,7 @@ def main():
     arguments.add_argument("program")
     arguments.add_argument("--readers", type=int, default=2000)
     arguments.add_argument("--revocations", type=int, default=100)
+    arguments.add_argument("--live", type=int, default=200000, help="entries of a long log")
     arguments.add_argument("--idle", type=float, default=20.0, help="seconds to watch idle readers")
     arguments = arguments.parse_args()
     files = arguments.readers + 512
@@ -56,40 +59,25 @@ def main():
 
 
 def measure(arguments, folder, started):
-    port, admin, gateway_port, gateway_admin = free_ports(4)
     secret = folder / "gateways"
     secret.touch(mode=0o600)
     secret.write_text(SHOWN)
-    centre_file = folder / "centre.toml"
-    centre_file.write_text(f"""
-data_dir = "{folder}/data"
-server.listen = ["127.0.0.1:{port}"]
-server.workers = 1
-admin.listen = "127.0.0.1:{admin}"
-token.algorithm = "EdDSA"
-token.revocation_token_file = "{secret}"
-login.bcrypt_cost = 4
-log.access = false
-upstream.app.urls = ["http://127.0.0.1:9"]
-[[route]]
-path = "/"
-upstream = "app"
-""")
-    command(arguments.program, centre_file, "key", "generate")
-    command(arguments.program, centre_file, "user", "add", "kim", "--password-stdin", text=PASSWORD)
-    centre = serve(arguments.program, centre_file, folder / "centre.log", admin, started)
+    centre, port = centre_with(arguments.program, folder, "centre", secret, 0, started)
 
-    before, kernel_before = resident(centre), kernel_memory()
-    readers = Readers(port)
+    before = resident(centre)
+    readers, used = Readers(port), processor(centre)
     readers.open(arguments.readers)
+    readers.until_all_begun()
+    used, came = processor(centre) - used, readers.received
     time.sleep(3)
     readers.drain(0.5)
-    after, kernel_after = resident(centre), kernel_memory()
+    after = resident(centre)
     rows = [("readers", f"{arguments.readers}")]
     rows.append(("resident memory of the centre without readers", kib(before)))
     rows.append(("resident memory of the centre for each reader", kib((after - before) / arguments.readers)))
-    rows.append(("kernel memory of both ends' sockets for each reader", kib((kernel_after - kernel_before) / arguments.readers)))
 
+    rows.append(("a connection: bytes to the reader until he knows an empty log", f"{came / arguments.readers:.0f}"))
+    rows.append(("a connection: processor time of the centre", micro(used / arguments.readers)))
     readers.received = 0
     began, used = time.monotonic(), processor(centre)
     readers.drain(arguments.idle)
@@ -116,12 +104,82 @@ upstream = "app"
     rows.append(("from the logout's sending until the last reader has it, p50", f"{statistics.median(latencies) * 1e3:.1f} ms"))
     rows.append(("the same, p99", f"{latencies[min(len(latencies) - 1, int(len(latencies) * 0.99))] * 1e3:.1f} ms"))
 
-    gateway_file = folder / "gateway.toml"
-    base = f"http://127.0.0.1:{port}"
-    gateway_file.write_text(f"""
-server.listen = ["127.0.0.1:{gateway_port}"]
+    gateway = gateway_of(arguments.program, folder, "few", port, secret, started)
+    rows.append(("resident memory of a verify-only gateway", kib(resident(gateway))))
+
+    # The same with a long log.
+    port = centre_with(arguments.program, folder, "long", secret, arguments.live, started)[1]
+    reader, start = Readers(port), time.monotonic()
+    reader.open(1)
+    reader.until_all_begun()
+    took = time.monotonic() - start
+    rows.append(("live revocations in a long log", f"{arguments.live}"))
+    rows.append(("a whole reading of it: bytes for each entry", f"{reader.received / arguments.live:.1f}"))
+    rows.append(("a whole reading of it: time until one reader has it", f"{took * 1e3:.0f} ms"))
+    gateway = gateway_of(arguments.program, folder, "many", port, secret, started)
+    rows.append(("resident memory of a verify-only gateway that has read it", kib(resident(gateway))))
+    version = subprocess.run([arguments.program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    print(f"{version}, {os.uname().sysname} {os.uname().release}, {os.cpu_count()} processors, one worker\n")
+    print("| | |\n|---|---|")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+
+
+def centre_with(program, folder, name, secret, live, started):
+    """A centre whose log has so many live entries; its process and port."""
+    port, admin = free_ports(2)
+    file = folder / f"{name}.toml"
+    file.write_text(f"""
+data_dir = "{folder}/{name}"
+server.listen = ["127.0.0.1:{port}"]
 server.workers = 1
-admin.listen = "127.0.0.1:{gateway_admin}"
+admin.listen = "127.0.0.1:{admin}"
+store.timeout = "1m"
+token.algorithm = "EdDSA"
+token.revocation_token_file = "{secret}"
+login.bcrypt_cost = 4
+log.access = false
+upstream.app.urls = ["http://127.0.0.1:9"]
+[[route]]
+path = "/"
+upstream = "app"
+""")
+    if live:
+        write_dump(folder / "dump.jsonl", live)
+        command(program, file, "store", "restore", folder / "dump.jsonl", "--keep-sessions")
+    command(program, file, "key", "generate")
+    command(program, file, "user", "add", "kim", "--password-stdin", text=PASSWORD)
+    return serve(program, file, folder / f"{name}.log", admin, started), port
+
+
+def write_dump(path, live):
+    now = int(time.time())
+    header = {"doorward_dump": 1, "made": "2026-01-01T00:00:00Z", "accounts": 0, "sessions": 0, "entries": live,
+              "log_head": live, "sequence": 0}
+    digest = hashlib.sha256()
+    with open(path, "w") as file:
+        def line(record):
+            text = json.dumps(record, separators=(",", ":")) + "\n"
+            file.write(text)
+            digest.update(text.encode())
+
+        line(header)
+        for number in range(1, live + 1):
+            session = str(uuid.uuid4())
+            what = {"kind": "session", "session": session}
+            line({"entry": {"number": number, "what": what, "at": now, "expires": now + 30 * 86400}})
+        line({"end": {"lines": live + 1, "sha256": digest.hexdigest()}})
+
+
+def gateway_of(program, folder, name, port, secret, started):
+    """A verify-only gateway that has read the whole feed; its process."""
+    own, admin = free_ports(2)
+    base = f"http://127.0.0.1:{port}"
+    file = folder / f"{name}-gateway.toml"
+    file.write_text(f"""
+server.listen = ["127.0.0.1:{own}"]
+server.workers = 1
+admin.listen = "127.0.0.1:{admin}"
 store.kind = "none"
 token.jwks_url = "{base}/.well-known/jwks.json"
 token.revocation_url = "{base}/gateways/revocations"
@@ -132,15 +190,9 @@ upstream.app.urls = ["http://127.0.0.1:9"]
 path = "/"
 upstream = "app"
 """)
-    gateway = serve(arguments.program, gateway_file, folder / "gateway.log", gateway_admin, started)
+    gateway = serve(program, file, folder / f"{name}-gateway.log", admin, started)
     time.sleep(2)
-    rows.append(("resident memory of a verify-only gateway", kib(resident(gateway))))
-    rows.append(("resident memory of the centre at the end", kib(resident(centre))))
-    version = subprocess.run([arguments.program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"{version}, {os.uname().sysname} {os.uname().release}, {os.cpu_count()} processors, one worker\n")
-    print("| | |\n|---|---|")
-    for name, value in rows:
-        print(f"| {name} | {value} |")
+    return gateway
 
 
 class Readers:
@@ -150,6 +202,7 @@ class Readers:
         self.port = port
         self.poll = select.epoll()
         self.sockets = {}
+        self.begun = set()
         self.received = self.entries = self.entry_bytes = 0
 
     def open(self, count):
@@ -176,12 +229,21 @@ class Readers:
                 sys.exit(f"only {self.entries} of {entries} readers heard of a revocation")
             self.read(1)
 
+    def until_all_begun(self):
+        end = time.monotonic() + 60
+        while len(self.begun) < len(self.sockets):
+            if time.monotonic() > end:
+                sys.exit(f"only {len(self.begun)} of {len(self.sockets)} readers were answered")
+            self.read(1)
+
     def read(self, timeout):
         for number, _ in self.poll.poll(timeout):
             piece = self.sockets[number].recv(65536)
             if not piece:
                 sys.exit("the centre closed a feed")
             self.received += len(piece)
+            if number not in self.begun and b'{"beat"' in piece:
+                self.begun.add(number)
             # The head and the first lines come with `hello`; a chunk with one entry is counted with its framing.
             found = piece.count(b'{"entry"')
             self.entries += found
@@ -245,23 +307,6 @@ def resident(process):
 def processor(process):
     fields = pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def kernel_memory():
-    """All of the machine's TCP buffers and socket objects, which a quiet machine hardly changes otherwise."""
-    pages = 0
-    for line in pathlib.Path("/proc/net/sockstat").read_text().splitlines():
-        if line.startswith("TCP:"):
-            pages = int(line.split()[-1])
-    slab = 0
-    try:
-        for line in pathlib.Path("/proc/slabinfo").read_text().splitlines():
-            fields = line.split()
-            if fields[0] in ("TCP", "sock_inode_cache", "dentry", "filp", "eventpoll_epi"):
-                slab += int(fields[1]) * int(fields[3])
-    except PermissionError:
-        pass
-    return pages * PAGE + slab
 
 
 def kib(size):

@@ -35,10 +35,11 @@ impl Centre {
             let token = Arc::clone(&token);
             Box::new(move || token.lock().unwrap_or_else(PoisonError::into_inner).clone())
         };
+        let status = Arc::<Status>::default();
         Ok(Some(Rc::new(Self {
-            client: Client::new(central.clone(), shown).map_err(StartError::Centre)?,
+            client: Client::new(central.clone(), shown, Arc::clone(&status)).map_err(StartError::Centre)?,
             wanted: Arc::default(),
-            status: Arc::default(),
+            status,
             token,
             only: central.algorithm,
             document: Rc::default(),

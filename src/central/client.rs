@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{self, Connection};
 use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsConnector;
 
+use super::Status;
 use crate::auth::centre::{Answered, Asked, Centre, CentreFuture, Unanswered};
 use crate::config::{Central, CentralUrl, UpstreamUrl};
 use crate::secret::Secret;
@@ -31,6 +32,7 @@ pub struct Client {
     central: Central,
     tls: Option<TlsConnector>,
     shown: Shown,
+    status: Arc<Status>,
 }
 
 /// Why the centre did not answer as it should.
@@ -69,11 +71,11 @@ type Wire = Connection<TokioIo<Stream>, Full<Bytes>>;
 
 impl Client {
     /// Fails where TLS can't be set up.
-    pub fn new(central: Central, shown: Shown) -> io::Result<Arc<Self>> {
+    pub fn new(central: Central, shown: Shown, status: Arc<Status>) -> io::Result<Arc<Self>> {
         let wants_tls =
             [&central.jwks, &central.revocations].iter().any(|url| matches!(url.server, UpstreamUrl::Https { .. }));
         let tls = wants_tls.then(|| connect::tls(central.ca_file.as_deref())).transpose()?;
-        Ok(Arc::new(Self { central, tls, shown }))
+        Ok(Arc::new(Self { central, tls, shown, status }))
     }
 
     /// The centre's public keys, as they came.
@@ -172,6 +174,10 @@ fn checked(response: Response<Incoming>) -> Result<Response<Incoming>, ClientErr
 impl Centre for Client {
     fn renew(&self, asked: Asked) -> CentreFuture<'_, Answered> {
         Box::pin(async move {
+            // Where the centre is known to be away nobody's request waits for it.
+            if let Some(problem) = self.status.feed_problem() {
+                return Err(Unanswered(problem));
+            }
             let answer = self.ask("renew", &asked).await?;
             // The parser's own words could quote a token.
             serde_json::from_slice(&answer).map_err(|_| Unanswered(String::from("its answer can't be read")))
