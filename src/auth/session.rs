@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::centre::Centre;
+use super::centre::{Centre, Unanswered};
 use super::keys::KeyRing;
 use super::renewal::Memory;
 use super::revocation::{Revocations, key_of};
@@ -144,7 +144,7 @@ impl Sessions {
     ) -> Result<(), StoreError> {
         let now = self.clock.unix_seconds();
         if let Some(centre) = &self.centre {
-            return self.end_there(&**centre, verified, presented.unwrap_or_default(), now).await;
+            return self.end_there(&**centre, verified, presented, now).await;
         }
         let mut writes = Vec::new();
         if let Some(session) = &verified.session {
@@ -179,10 +179,15 @@ impl Sessions {
         &self,
         centre: &dyn Centre,
         verified: &Verified,
-        presented: &str,
+        presented: Option<&str>,
         now: u64,
     ) -> Result<(), StoreError> {
-        centre.end(presented).await.map_err(|error| StoreError::Unavailable {
+        // Without the text there is nothing to ask for, and nobody is told that he is logged out.
+        let ended = match presented {
+            Some(presented) => centre.end(presented).await,
+            None => Err(Unanswered(String::from("the token could not be shown to it"))),
+        };
+        ended.map_err(|error| StoreError::Unavailable {
             problem: String::from("the centre did not end the session"),
             source: Some(Box::new(error)),
         })?;

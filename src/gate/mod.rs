@@ -252,10 +252,13 @@ async fn who(
     let mut identified = core.with_tokens(|tokens| {
         identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
     });
+    let fresh;
+    let mut live = live;
     if identified.unknown_key && shared.has_new_keys(&live.config.store).await {
-        let fresh = core.live();
+        fresh = core.live();
+        live = &fresh;
         identified = core.with_tokens(|tokens| {
-            identify(headers, &fresh.config.cookie.name, &fresh.ring, tokens, shared.revocations(), now)
+            identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
         });
     }
     if !shared.sessions().needs_refresh(&live.config.token, &identified, now) {
