@@ -39,7 +39,8 @@ pub enum DatabaseTls {
 
 impl PartialEq for Database {
     fn eq(&self, other: &Self) -> bool {
-        self.url.matches(other.url.expose().as_bytes()) && self.tls == other.tls && self.roots == other.roots
+        let same_url = self.url.matches(other.url.expose().as_bytes());
+        same_url && self.tls == other.tls && self.roots == other.roots
     }
 }
 
