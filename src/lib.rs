@@ -7,10 +7,12 @@ mod accounts;
 mod admin;
 mod app;
 mod auth;
+mod central;
 pub mod cli;
 mod clock;
 mod config;
 mod context;
+mod feed;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

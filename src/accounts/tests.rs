@@ -58,6 +58,7 @@ impl Room {
             lifetime: Duration::from_hours(1),
             refresh_below: Duration::from_mins(30),
             max_lifetime: Duration::from_hours(2),
+            gateway_secret: None,
         };
         Self { accounts, store, clock, login, token, audit }
     }

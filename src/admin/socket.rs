@@ -104,6 +104,12 @@ pub enum AskError {
     BrokeOff(#[source] io::Error),
 }
 
+/// Whether a server answers on `data_dir`.
+#[must_use]
+pub fn is_served(data_dir: &Path) -> bool {
+    UnixStream::connect(path(data_dir)).is_ok()
+}
+
 /// Asks the server that runs on `data_dir`. Blocking; for the command line.
 pub fn ask(data_dir: &Path, command: &Command) -> Result<Outcome, AskError> {
     let path = path(data_dir);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::centre::Centre;
 use super::reload::Reloader;
 use super::{PATIENCE, Purpose, Rooms, StartError, system, telemetry};
 use crate::admin::listener::{Reason, Report};
@@ -15,10 +16,12 @@ use crate::admin::operations::InForce;
 use crate::admin::{listener, socket};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::feed::{self, Feed};
 use crate::gate::{Live, Shared};
 use crate::portal::Portal;
 use crate::server::{ListenError, Listeners, Workers};
 use crate::store::Store;
+use crate::telemetry::Telemetry;
 
 /// How a gateway ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,40 +62,39 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
         }
         None => None,
     };
-    let admin_socket = socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?;
+    // A verify-only gateway has nothing to command: no folder of its own, and no socket.
+    let admin_socket = match config.central {
+        Some(_) => None,
+        None => Some(socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?),
+    };
 
-    let portal = Portal::new(rooms.accounts.clone(), Arc::clone(&rooms.sessions), telemetry.clone());
-    let shared = Arc::new(Shared::new(
-        live,
-        clock.clone(),
-        Arc::clone(&rooms.revocations),
-        Arc::clone(&rooms.freshness),
-        Arc::clone(&rooms.sessions),
-        portal,
-        telemetry.clone(),
-    ));
-    let state = Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None) });
+    let shared = share(live, &rooms, &telemetry);
+    let state =
+        Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
 
     if let Some(admin) = admin {
         tokio::task::spawn_local(listener::serve(admin, Rc::clone(&state) as _));
     }
     let probing = Rc::new(RefCell::new(Probing::default()));
     probing.borrow_mut().start(&shared.live(), &clock);
-    let reloader = config.source.clone().map(|source| {
-        let (probing, clock) = (Rc::clone(&probing), clock.clone());
-        Reloader::new(Arc::clone(&shared), source, move |live| probing.borrow_mut().start(live, &clock))
-    });
+    let reloader = config.source.clone().map(|source| reloader(source, &rooms, &shared, &probing));
+    if let Some(centre) = &rooms.centre {
+        centre.follow(&shared, &rooms.freshness);
+    }
     let operations = {
         let shared = Arc::clone(&shared);
         let in_force = Box::new(move || shared.live() as Arc<dyn InForce>);
         let reload = reloader.clone().map(|reloader| Box::new(move || reloader.reload()) as _);
         Rc::new(rooms.operations(in_force, reload))
     };
-    tokio::task::spawn_local(socket::serve(admin_socket, operations));
+    if let Some(admin_socket) = admin_socket {
+        tokio::task::spawn_local(socket::serve(admin_socket, operations));
+    }
     if let Some(reloader) = &reloader {
         tokio::task::spawn_local(Rc::clone(reloader).watch());
     }
     tokio::task::spawn_local(look_after(Rc::clone(&state), Arc::clone(&rooms.store), rooms.hashers.clone()));
+    tokio::task::spawn_local(keep_beating(Arc::clone(&rooms.feed), Arc::clone(&shared)));
 
     let workers = Workers::start(listeners, &shared).map_err(system("the workers can't be started"))?;
     tracing::info!(
@@ -105,14 +107,57 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     notify(&[sd_notify::NotifyState::Ready]);
 
     signals.wait(reloader.as_deref()).await;
-    let stopped = take_down(&shared, workers, &mut signals).await;
+    let stopped = take_down(&shared, &rooms.feed, workers, &mut signals).await;
     if let Err(error) = rooms.store.close().await {
         tracing::error!(%error, "the store could not be closed in order");
     }
-    // The socket's file goes last: until here a command was answered by this process.
-    let _ = std::fs::remove_file(socket::path(&config.data_dir));
+    if config.central.is_none() {
+        // The socket's file goes last: until here a command was answered by this process.
+        let _ = std::fs::remove_file(socket::path(&config.data_dir));
+    }
     telemetry.access.close();
     Ok(stopped)
+}
+
+/// What all workers share.
+fn share(live: Live, rooms: &Rooms, telemetry: &Telemetry) -> Arc<Shared> {
+    let portal = Portal::new(
+        rooms.accounts.clone(),
+        Arc::clone(&rooms.sessions),
+        telemetry.clone(),
+        Arc::clone(&rooms.feed),
+        Arc::clone(&rooms.store),
+    );
+    let shared = Shared::new(
+        live,
+        rooms.clock.clone(),
+        Arc::clone(&rooms.revocations),
+        Arc::clone(&rooms.freshness),
+        Arc::clone(&rooms.sessions),
+        portal,
+        telemetry.clone(),
+    );
+    Arc::new(match &rooms.centre {
+        Some(centre) => shared.with_keys_of_centre(centre.wanted()),
+        None => shared,
+    })
+}
+
+/// Reads the file again, and tells those who have to know.
+fn reloader(
+    source: std::path::PathBuf,
+    rooms: &Rooms,
+    shared: &Arc<Shared>,
+    probing: &Rc<RefCell<Probing>>,
+) -> Rc<Reloader> {
+    let (probing, clock) = (Rc::clone(probing), rooms.clock.clone());
+    let (feed, of_feed) = (Arc::clone(&rooms.feed), Arc::clone(shared));
+    let swapped = move |live: &Arc<Live>| {
+        probing.borrow_mut().start(live, &clock);
+        // Gateways are told of new keys before they meet a token that was signed with one.
+        beat(&feed, &of_feed);
+    };
+    Reloader::new(Arc::clone(shared), source, rooms.centre.clone(), swapped)
 }
 
 /// A port may still be held by the process that this one replaces, for the moment that its end takes.
@@ -130,11 +175,13 @@ async fn open_listeners(config: &Config) -> Result<Listeners, StartError> {
     }
 }
 
-async fn take_down(shared: &Arc<Shared>, workers: Workers, signals: &mut Signals) -> Stopped {
+async fn take_down(shared: &Arc<Shared>, feed: &Feed, workers: Workers, signals: &mut Signals) -> Stopped {
     notify(&[sd_notify::NotifyState::Stopping]);
     let limit = shared.live().config.server.drain;
     tracing::info!(connections = workers.connections(), tunnels = shared.tunnels(), "draining");
     shared.drain();
+    // Its answers have no end of their own.
+    feed.close();
     tokio::select! {
         whole = workers.drain(limit) => {
             if whole {
@@ -224,6 +271,7 @@ impl Probing {
 struct State {
     shared: Arc<Shared>,
     store_problem: RefCell<Option<String>>,
+    centre: Option<Rc<Centre>>,
 }
 
 impl Report for State {
@@ -234,7 +282,12 @@ impl Report for State {
             add("draining", String::from("the process is on its way out"));
         }
         if !self.shared.revocations().is_ready() {
-            add("starting", String::from("the revocation log has not been read yet"));
+            let why = self.centre.as_ref().and_then(|centre| centre.status().feed_problem());
+            add("starting", detailed("the revocation log has not been read yet", why));
+        }
+        if self.shared.live().ring.is_empty() {
+            let why = self.centre.as_ref().and_then(|centre| centre.status().keys_problem());
+            add("starting", detailed("the centre's keys have not been read yet", why));
         }
         if let Some(problem) = &*self.store_problem.borrow() {
             add("store_unreachable", problem.clone());
@@ -242,7 +295,9 @@ impl Report for State {
         let live = self.shared.live();
         let staleness = self.shared.staleness();
         if staleness > live.config.store.max_staleness {
-            add("stale", format!("the revocation log was last heard of {} s ago", staleness.as_secs()));
+            let why = self.centre.as_ref().and_then(|centre| centre.status().feed_problem());
+            let what = format!("the revocation log was last heard of {} s ago", staleness.as_secs());
+            add("stale", detailed(&what, why));
         }
         for name in live.health.unreachable(self.shared.clock().instant()) {
             add("upstream_unreachable", format!("no URL of upstream {name:?} can be reached"));
@@ -255,13 +310,35 @@ impl Report for State {
     }
 }
 
+fn detailed(what: &str, why: Option<String>) -> String {
+    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
+}
+
+/// A sign of life for those who read the revocation feed here.
+fn beat(feed: &Feed, shared: &Shared) {
+    let keys = shared.live().ring.jwks().map(|keys| feed::line::print(keys.to_string().as_bytes()));
+    feed.beat(shared.staleness(), keys.unwrap_or_default());
+}
+
+async fn keep_beating(feed: Arc<Feed>, shared: Arc<Shared>) {
+    loop {
+        beat(&feed, &shared);
+        shared.telemetry().metrics.feed_readers(feed.readers());
+        tokio::time::sleep(feed::BEAT_EVERY).await;
+    }
+}
+
 /// Once a second: the store's health, what has expired, and gauges.
 async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::accounts::hashing::HashPool) {
     const EVERY: Duration = Duration::from_secs(1);
     let shared = &state.shared;
     let metrics = &shared.telemetry().metrics;
     loop {
-        let health = store.health().await;
+        let health = match state.centre {
+            // There is no store; the feed says itself when it was heard of.
+            Some(_) => Ok(()),
+            None => store.health().await,
+        };
         let now = shared.clock().unix_seconds();
         let problem = health.err().map(|error| error.to_string());
         match (&*state.store_problem.borrow(), &problem) {

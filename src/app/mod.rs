@@ -3,12 +3,15 @@
 //! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`with_operations`] puts together as much
 //! as the account and session commands need when no server runs.
 
+mod centre;
 mod control;
+mod copy;
 mod reload;
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,15 +25,18 @@ use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
+use crate::feed::Feed;
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{LogEntry, LogFollower, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
+use crate::store::{LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LevelError, Telemetry};
 
+use self::centre::Centre;
 pub use self::control::{Stopped, serve};
+pub use self::copy::{Source, Stage, accepts_tokens, copy, is_same_store, is_there};
 
 /// Why a gateway did not start. Each names what to do.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +71,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// TLS towards the centre of a verify-only gateway.
+    #[error("the centre: {0}")]
+    Centre(#[source] io::Error),
     /// Threads, sockets, the audit file.
     #[error("{what}")]
     System {
@@ -89,27 +98,35 @@ struct Rooms {
     accounts: Accounts,
     sessions: Arc<Sessions>,
     hashers: HashPool,
+    feed: Arc<Feed>,
+    /// Of a verify-only gateway.
+    centre: Option<Rc<Centre>>,
 }
 
-/// What the rooms are for.
+/// What the rooms, or a store alone, are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Serve,
     Command,
     /// A command that fills an empty store: one beside a dump is what is wanted.
     Restore,
+    /// One side of a copy: nothing but the store is touched.
+    Copy,
 }
 
-/// Counts what the revocation log brings.
+/// Counts what the revocation log brings, and passes it on to verify-only gateways.
 struct Counted {
     revocations: Arc<Revocations>,
     freshness: Arc<Freshness>,
     metrics: Metrics,
+    feed: Arc<Feed>,
 }
 
 impl LogFollower for Counted {
     fn extend(&self, entries: &[LogEntry], head: u64) {
         self.metrics.revocations(entries.len());
+        // The feed is open to gateways as soon as the log has been read here, so it is told first.
+        self.feed.extend(entries, head);
         self.revocations.extend(entries, head);
     }
 
@@ -131,51 +148,39 @@ impl Rooms {
         telemetry: Telemetry,
         purpose: Purpose,
     ) -> Result<Self, StartError> {
-        let (serving, beside_dump) = (purpose == Purpose::Serve, purpose == Purpose::Restore);
-        make_private_folder(&config.data_dir)
-            .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })?;
+        let store = open_store(config, &clock, purpose)?;
         // A start needs nothing but the file; a command needs its store.
-        let database_may_come = serving && matches!(config.store.kind, StoreKind::Postgres { .. });
-        let store = match &config.store.kind {
-            StoreKind::Sled => {
-                let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
-                // Blocks, which is fine: nothing is served yet.
-                let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
-                store
-            }
-            StoreKind::Postgres { database, pool_size } => {
-                let options = PostgresOptions {
-                    pool_size: *pool_size,
-                    timeout: config.store.timeout,
-                    max_staleness: config.store.max_staleness,
-                    note: Some(config.data_dir.join("log-place")),
-                };
-                let store: Arc<dyn Store> = Postgres::open(database, clock.clone(), &options)?;
-                store
-            }
-        };
+        let database_may_come = purpose == Purpose::Serve && matches!(config.store.kind, StoreKind::Postgres { .. });
         let revocations = Arc::new(Revocations::default());
         let freshness = Arc::new(Freshness::new(clock.clone()));
-        let counted = Counted {
-            revocations: Arc::clone(&revocations),
-            freshness: Arc::clone(&freshness),
-            metrics: telemetry.metrics.clone(),
-        };
-        match store.follow(Arc::new(counted)).await {
-            // It is told as soon as the database can be reached; until then nobody is let in, and `/ready` says why.
-            Err(error @ (StoreError::Unavailable { .. } | StoreError::TimedOut)) if database_may_come => {
-                tracing::warn!(%error, "the database can't be reached; nobody is let in until it can");
+        let feed = Feed::new(clock.clone());
+        if config.central.is_none() {
+            let counted = Counted {
+                revocations: Arc::clone(&revocations),
+                freshness: Arc::clone(&freshness),
+                metrics: telemetry.metrics.clone(),
+                feed: Arc::clone(&feed),
+            };
+            match store.follow(Arc::new(counted)).await {
+                // It is told as soon as the database can be reached; until then nobody is let in, and `/ready` says why.
+                Err(error @ (StoreError::Unavailable { .. } | StoreError::TimedOut)) if database_may_come => {
+                    tracing::warn!(%error, "the database can't be reached; nobody is let in until it can");
+                }
+                followed => followed?,
             }
-            followed => followed?,
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.saturating_sub(1).max(1);
         let hashers = HashPool::start(threads, threads * HASH_QUEUE_PER_THREAD)
             .map_err(system("the threads that hash passwords can't be started"))?;
         let accounts = Accounts::new(Arc::clone(&store), clock.clone(), hashers.clone(), telemetry.audit.clone());
-        let sessions =
-            Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
-        Ok(Self { clock, store, revocations, freshness, accounts, sessions, hashers })
+        let sessions = Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone());
+        let centre = Centre::of(config)?;
+        let sessions = Arc::new(match &centre {
+            Some(centre) => sessions.of_centre(centre.client()),
+            None => sessions,
+        });
+        Ok(Self { clock, store, revocations, freshness, accounts, sessions, hashers, feed, centre })
     }
 
     fn operations(&self, in_force: Box<dyn Fn() -> Arc<dyn InForce>>, reload: Option<Reload>) -> Operations {
@@ -188,6 +193,39 @@ impl Rooms {
             in_force,
             reload,
         }
+    }
+}
+
+/// The store that a configuration names.
+fn open_store(config: &Config, clock: &Clock, purpose: Purpose) -> Result<Arc<dyn Store>, StartError> {
+    let make_data_dir = || {
+        make_private_folder(&config.data_dir)
+            .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })
+    };
+    match &config.store.kind {
+        StoreKind::Sled => {
+            make_data_dir()?;
+            let beside_dump = purpose == Purpose::Restore;
+            let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
+            // Blocks, which is fine: nothing is served yet.
+            let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+            Ok(store)
+        }
+        StoreKind::Postgres { database, pool_size } => {
+            let lives_here = purpose != Purpose::Copy;
+            if lives_here {
+                make_data_dir()?;
+            }
+            let options = PostgresOptions {
+                pool_size: *pool_size,
+                timeout: config.store.timeout,
+                max_staleness: config.store.max_staleness,
+                note: lives_here.then(|| config.data_dir.join("log-place")),
+            };
+            let store: Arc<dyn Store> = Postgres::open(database, clock.clone(), &options)?;
+            Ok(store)
+        }
+        StoreKind::None => Ok(Arc::new(Nothing)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use super::centre::Centre;
 use crate::config::{self, Config};
 use crate::gate::{Live, Shared};
 use crate::telemetry::audit::Event;
@@ -19,12 +20,19 @@ type Swapped = Box<dyn Fn(&Arc<Live>)>;
 pub(super) struct Reloader {
     shared: Arc<Shared>,
     source: PathBuf,
+    /// Whose keys are in force, for a verify-only gateway.
+    centre: Option<Rc<Centre>>,
     swapped: Swapped,
 }
 
 impl Reloader {
-    pub(super) fn new(shared: Arc<Shared>, source: PathBuf, swapped: impl Fn(&Arc<Live>) + 'static) -> Rc<Self> {
-        Rc::new(Self { shared, source, swapped: Box::new(swapped) })
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        source: PathBuf,
+        centre: Option<Rc<Centre>>,
+        swapped: impl Fn(&Arc<Live>) + 'static,
+    ) -> Rc<Self> {
+        Rc::new(Self { shared, source, centre, swapped: Box::new(swapped) })
     }
 
     /// Reads the file and puts it in force. The error says everything that is wrong; the old one stays.
@@ -65,6 +73,13 @@ impl Reloader {
         }
         let live = Live::new(config, self.shared.clock(), &self.shared.telemetry().metrics)
             .map_err(|error| error.to_string())?;
+        let live = match &self.centre {
+            Some(centre) => {
+                let ring = centre.reloaded(&live.config.token);
+                live.with_ring(ring)
+            }
+            None => live,
+        };
         self.shared.replace(live);
         (self.swapped)(&self.shared.live());
         Ok(())
@@ -116,5 +131,10 @@ fn keep_what_is_fixed(current: &Config, new: &mut Config) {
     new.server.workers = current.server.workers;
     new.admin = current.admin.clone();
     new.store = current.store.clone();
+    if new.central.is_some() != current.central.is_some() {
+        // Keys of the one kind of gateway are none for the other.
+        new.token = current.token.clone();
+    }
+    new.central.clone_from(&current.central);
     new.log = current.log.clone();
 }

@@ -8,7 +8,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    ParsedPublicKey,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey};
@@ -21,6 +24,7 @@ use super::key_files;
 use super::token::{Claims, Rules, TokenError, Unverified};
 use crate::config::{self, Algorithm, KeyMaterial};
 
+pub use super::jwks::from_jwks;
 pub use super::key_files::{generate, list, rotate};
 
 /// Shorter HS256 secrets can be guessed from one token (RFC 7518 section 3.2).
@@ -40,7 +44,7 @@ pub enum KeyError {
 pub struct KeyRing {
     generation: u64,
     rules: Rules,
-    /// The first one signs. Never empty.
+    /// The first one signs. Empty only where the keys are a centre's and have not been read yet.
     keys: Vec<Key>,
 }
 
@@ -48,7 +52,8 @@ pub struct KeyRing {
 pub(super) struct Key {
     pub(super) kid: String,
     pub(super) algorithm: Algorithm,
-    signing: EncodingKey,
+    /// `None`: only its public half is known here.
+    signing: Option<EncodingKey>,
     verifying: DecodingKey,
     /// The public half; `None` for a secret.
     public: Option<Vec<u8>>,
@@ -67,10 +72,7 @@ impl KeyRing {
     /// From the configuration, and `data_dir/keys`: the newest key there signs where the configuration names none, and
     /// the others there verify until they expire.
     pub fn load(token: &config::Token, data_dir: &Path, now: u64) -> Result<Self, KeyError> {
-        static GENERATION: AtomicU64 = AtomicU64::new(1);
-        // Refused where it is installed already, which is as good.
-        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-
+        install_library();
         let stored = key_files::read_all(data_dir)?;
         let current = key_files::current(&stored, token.algorithm);
         let mut keys = Vec::with_capacity(1 + token.previous_keys.len() + stored.len());
@@ -98,14 +100,45 @@ impl KeyRing {
                 push_new(&mut keys, Key::new(&key.material, until)?);
             }
         }
+        Ok(Self::of(token, keys))
+    }
+
+    /// The public keys of a centre, which sign nothing here.
+    pub(super) fn of_centre(token: &config::Token, keys: Vec<Key>) -> Self {
+        install_library();
+        Self::of(token, keys)
+    }
+
+    fn of(token: &config::Token, keys: Vec<Key>) -> Self {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
         let rules = Rules { issuer: token.issuer.clone(), max_lifetime: token.max_lifetime, horizon: token.horizon() };
-        Ok(Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), rules, keys })
+        Self { generation: GENERATION.fetch_add(1, Ordering::Relaxed), rules, keys }
+    }
+
+    /// The ring of a verify-only gateway that has not heard of its centre's keys yet: it verifies nothing.
+    #[must_use]
+    pub fn empty(token: &config::Token) -> Self {
+        Self::of_centre(token, Vec::new())
+    }
+
+    /// Whether there is nothing to verify with: the centre's keys have not been read yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Differs between any two rings of one process, so that remembered verifications are dropped.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether what `other` signs is accepted here.
+    #[must_use]
+    pub fn accepts_tokens_of(&self, other: &Self) -> bool {
+        let signs = other.keys.first();
+        self.rules.issuer == other.rules.issuer
+            && signs.is_some_and(|signs| self.keys.iter().any(|key| key.kid == signs.kid))
     }
 
     /// What our tokens carry as `iss`.
@@ -177,6 +210,12 @@ impl KeyRing {
     }
 }
 
+/// The library wants to be told once which cryptography it is to use; refused where it was told already, which is as
+/// good.
+fn install_library() {
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+}
+
 /// The same key in two places counts once; what came first (the current one, the configured one) decides.
 fn push_new(keys: &mut Vec<Key>, key: Key) {
     if keys.iter().all(|known| known.kid != key.kid) {
@@ -217,8 +256,14 @@ impl Key {
                 (EncodingKey::from_ec_der(der.secret_pkcs8_der()), DecodingKey::from_ec_der(&public), Some(public))
             }
         };
-        let mut key =
-            Self { kid: String::new(), algorithm: material.algorithm, signing, verifying, public, accepted_until };
+        let mut key = Self {
+            kid: String::new(),
+            algorithm: material.algorithm,
+            signing: Some(signing),
+            verifying,
+            public,
+            accepted_until,
+        };
         key.kid = key.thumbprint().unwrap_or_else(|| secret_kid(bytes));
         let test = b"self-test";
         if key.sign(test).is_some_and(|signature| key.verifies(test, &signature)) {
@@ -228,8 +273,26 @@ impl Key {
         }
     }
 
+    /// A key of which only the public half is known, under the name that its owner gives it. `public`: 32 bytes for
+    /// Ed25519, an uncompressed point for P-256.
+    pub(super) fn public(kid: String, algorithm: Algorithm, public: Vec<u8>) -> Option<Self> {
+        let verifying = match algorithm {
+            Algorithm::EdDsa => {
+                ParsedPublicKey::new(&ED25519, &public).ok()?;
+                DecodingKey::from_ed_der(&public)
+            }
+            Algorithm::Es256 => {
+                // Also refuses a point that is not on the curve.
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &public).ok()?;
+                DecodingKey::from_ec_der(&public)
+            }
+            Algorithm::Hs256 => return None,
+        };
+        Some(Self { kid, algorithm, signing: None, verifying, public: Some(public), accepted_until: None })
+    }
+
     fn sign(&self, message: &[u8]) -> Option<String> {
-        jsonwebtoken::crypto::sign(message, &self.signing, library_algorithm(self.algorithm)).ok()
+        jsonwebtoken::crypto::sign(message, self.signing.as_ref()?, library_algorithm(self.algorithm)).ok()
     }
 
     fn verifies(&self, message: &[u8], signature: &str) -> bool {
@@ -392,8 +455,7 @@ mod tests {
 
     /// A key that only verifies, as [`Key::new`] makes its verifying half.
     fn verifying(algorithm: Algorithm, verifying: DecodingKey) -> Key {
-        let signing = EncodingKey::from_secret(SECRET.as_bytes());
-        Key { kid: String::from("vector"), algorithm, signing, verifying, public: None, accepted_until: None }
+        Key { kid: String::from("vector"), algorithm, signing: None, verifying, public: None, accepted_until: None }
     }
 
     /// What ended as the vector says, and what did not.

@@ -5,8 +5,10 @@
 //! - Whatever fails, is doubled or contradicts itself names nobody.
 
 pub mod cache;
+pub mod centre;
 mod flight;
 pub mod freshness;
+mod jwks;
 mod key_files;
 pub mod keys;
 mod renewal;
@@ -19,6 +21,8 @@ pub mod token;
 use std::sync::Arc;
 
 use http::HeaderMap;
+
+pub use self::renewal::Asker;
 
 use crate::policy::{Caller, Principal, Unidentified};
 use crate::store::{AccountId, SessionId};
@@ -73,6 +77,8 @@ pub struct Identified {
     pub stale_cookie: bool,
     /// The bearer token is one that our keys made (valid or not any more): it goes no further than here.
     pub own_bearer: bool,
+    /// A token named a key that is not known.
+    pub unknown_key: bool,
 }
 
 /// Cookies, and bearer tokens, of one request that are looked at. A browser sends one; each costs a signature's check.
@@ -97,6 +103,32 @@ pub fn identify(
         let standing = revocations.standing(&verified);
         Ok((verified, standing))
     })
+}
+
+/// The text of the credential that [`identify`] found: for a gateway that has to show it to its centre.
+pub fn presented<'a>(
+    headers: &'a HeaderMap,
+    cookie_name: &'a str,
+    ring: &keys::KeyRing,
+    cache: &mut cache::TokenCache,
+    credential: &(Arc<Verified>, Source),
+    now: u64,
+) -> Option<&'a str> {
+    let (found, source) = credential;
+    let same = |one: &Verified| {
+        (one.account_key, one.session_key, one.seq, one.issued_at, one.expires)
+            == (found.account_key, found.session_key, found.seq, found.issued_at, found.expires)
+    };
+    let mut is_it = |token: &&str| cache.verify(token, ring, now).is_ok_and(|verified| same(&verified));
+    match source {
+        Source::Cookie => {
+            crate::message::cookies::values(headers, cookie_name).take(MAX_CREDENTIALS).find(|token| is_it(token))
+        }
+        Source::Bearer => {
+            let bearers = headers.get_all(http::header::AUTHORIZATION).iter().filter_map(bearer);
+            bearers.take(MAX_CREDENTIALS).find(|token| is_it(token))
+        }
+    }
 }
 
 /// The token of one `Authorization: Bearer` (RFC 6750 section 2.1); the scheme's name in any case (RFC 9110 section 11.1).
@@ -144,6 +176,7 @@ fn identify_tokens<'a>(
         standing: Standing::Current,
         stale_cookie,
         own_bearer,
+        unknown_key: found.unknown_key,
     };
     if found.conflict {
         return nobody(Unidentified::ConflictingTokens);
@@ -157,6 +190,7 @@ fn identify_tokens<'a>(
         standing,
         stale_cookie,
         own_bearer,
+        unknown_key: found.unknown_key,
     }
 }
 
@@ -166,6 +200,7 @@ struct Found {
     cookie_came: bool,
     best: Option<(Arc<Verified>, Standing, Source)>,
     conflict: bool,
+    unknown_key: bool,
     /// The most telling reason why one failed.
     problem: Option<Unidentified>,
 }
@@ -176,7 +211,10 @@ impl Found {
             Ok((_, Standing::Revoked)) => return self.note(Unidentified::RevokedToken),
             Ok(valid) => valid,
             Err(token::TokenError::Expired) => return self.note(Unidentified::ExpiredToken),
-            Err(_) => return self.note(Unidentified::InvalidToken),
+            Err(error) => {
+                self.unknown_key |= error == token::TokenError::UnknownKey;
+                return self.note(Unidentified::InvalidToken);
+            }
         };
         if let Some((known, _, known_source)) = &self.best {
             if known.account != verified.account {

@@ -11,12 +11,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::centre::{self, Answered, Asked, Centre};
 use super::flight::Flights;
 use super::keys::KeyRing;
 use super::session::{Client, Issued, Sessions, Terms, issue, latest_end, principal, record, stand_in};
 use super::{Identified, Source, Standing, Verified};
 use crate::config;
 use crate::policy::{Caller, Principal, Unidentified};
+use crate::secret::Secret;
 use crate::store::{Account, AccountId, SessionId, StoreError, Write};
 use crate::telemetry::audit::Event;
 
@@ -41,6 +43,15 @@ pub struct Refreshed {
     pub issued: Option<Issued>,
     /// The account could not be read and `max_staleness` is over: 503.
     pub unavailable: bool,
+}
+
+/// Who asks for a refresh.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    pub client: IpAddr,
+    pub user_agent: &'a str,
+    /// The token's text, where a centre has to be shown it.
+    pub presented: Option<&'a str>,
 }
 
 /// What is known from renewals that were made, by [`Sessions`].
@@ -82,6 +93,8 @@ struct Request<'a> {
     token: &'a config::Token,
     limits: &'a config::Store,
     client: Client<'a>,
+    /// The token's text, for a centre.
+    presented: Option<&'a str>,
 }
 
 /// What makes two tokens the same for a renewal: all of a token that its outcome depends on.
@@ -161,19 +174,20 @@ impl Sessions {
         token: &config::Token,
         store_limits: &config::Store,
         identified: &Identified,
-        client: IpAddr,
-        user_agent: &str,
+        asker: Asker<'_>,
     ) -> Refreshed {
         let since = match identified.standing {
             Standing::Changed { since } => Some(since),
             Standing::Current | Standing::Revoked => None,
         };
-        let request = Request { ring, token, limits: store_limits, client: Client { address: client, user_agent } };
+        let Asker { client, user_agent, presented } = asker;
+        let client = Client { address: client, user_agent };
+        let request = Request { ring, token, limits: store_limits, client, presented };
         let unchanged = || Refreshed { caller: identified.caller.clone(), issued: None, unavailable: false };
         match (&identified.credential, since) {
             (None, _) | (Some((_, Source::Bearer)), None) => unchanged(),
             (Some((old, Source::Bearer)), Some(since)) => {
-                let reading = self.reading(old, store_limits).await;
+                let reading = self.reading(request, old).await;
                 let Ok(account) = &reading.account else {
                     return self.unreachable(unchanged(), old, Some(since), store_limits);
                 };
@@ -236,7 +250,10 @@ impl Sessions {
 
     /// Every check of a login, then a new token for the same session.
     async fn renew(&self, request: Request<'_>, old: &Verified) -> Outcome {
-        let Request { ring, token, limits, client } = request;
+        if let Some(centre) = &self.centre {
+            return self.renew_there(&**centre, request, old).await;
+        }
+        let Request { ring, token, limits, client, .. } = request;
         let (log_head, account) = match tokio::time::timeout(limits.timeout, self.read(&old.account)).await {
             Ok(Ok((log_head, Some(account)))) => (log_head, account),
             Ok(Ok((_, None))) => return Outcome::Over(Unidentified::UnknownAccount),
@@ -281,6 +298,100 @@ impl Sessions {
         fresh(matches!(written, Ok(Ok(_))).then_some(issued))
     }
 
+    /// The same, made by the centre.
+    async fn renew_there(&self, centre: &dyn Centre, request: Request<'_>, old: &Verified) -> Outcome {
+        let (person, token, seq) = match self.ask(centre, request, false).await {
+            Some(Answered::Renewed { person, token, seq }) => (person, token, seq),
+            Some(Answered::Over { reason }) => return Outcome::Over(centre::reason(&reason)),
+            Some(Answered::Account { .. }) | None => return Outcome::Unreachable,
+        };
+        let now = self.clock.unix_seconds();
+        let Some(token) = token else {
+            let as_of = Arc::new(stand_in(&old.account, old.session.as_ref(), seq, now));
+            return Outcome::Fresh { principal: Arc::new(person.into()), issued: None, as_of };
+        };
+        // What goes out has to be good here, and the same person's.
+        let new = match request.ring.verify(&token, now) {
+            Ok(new) if new.account == old.account && (old.session.is_none() || new.session == old.session) => new,
+            Ok(_) => {
+                tracing::error!(target: "doorward::auth", id = %old.account, "the centre renewed another login than was asked");
+                return Outcome::Unreachable;
+            }
+            Err(error) => {
+                tracing::warn!(target: "doorward::auth", id = %old.account, %error, "the centre's new token is not accepted here");
+                return Outcome::Unreachable;
+            }
+        };
+        if self.revocations.standing(old) == Standing::Revoked || self.revocations.standing(&new) == Standing::Revoked {
+            return Outcome::Over(Unidentified::RevokedToken);
+        }
+        let (principal, expires) = (Arc::clone(&new.principal), new.expires);
+        let issued = new.session.clone().map(|session| Issued {
+            token: Secret::new(token),
+            max_age: expires.saturating_sub(now),
+            expires,
+            session,
+        });
+        Outcome::Fresh { principal, issued, as_of: Arc::new(new) }
+    }
+
+    /// One question to the centre; `None`: it was not answered.
+    async fn ask(&self, centre: &dyn Centre, request: Request<'_>, bearer: bool) -> Option<Answered> {
+        let asked = Asked {
+            token: request.presented?.to_owned(),
+            bearer,
+            client: request.client.address,
+            user_agent: request.client.user_agent.chars().take(256).collect(),
+        };
+        match tokio::time::timeout(request.limits.timeout, centre.renew(asked)).await {
+            Ok(Ok(answered)) => Some(answered),
+            Ok(Err(error)) => {
+                tracing::warn!(target: "doorward::auth", %error, "a token can't be renewed");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(target: "doorward::auth", "a token can't be renewed: the centre did not answer in time");
+                None
+            }
+        }
+    }
+
+    /// Answers a verify-only gateway: the same reading and the same checks as for a request of our own, and the same
+    /// memory, so that one token that many gateways ask for is renewed once. `None`: the store can't be read.
+    pub async fn answer_gateway(
+        &self,
+        ring: &KeyRing,
+        token: &config::Token,
+        limits: &config::Store,
+        old: &Arc<Verified>,
+        asked: &Asked,
+    ) -> Option<Answered> {
+        if self.revocations.standing(old) == Standing::Revoked {
+            return Some(Answered::Over { reason: Unidentified::RevokedToken.code().to_owned() });
+        }
+        let client = Client { address: asked.client, user_agent: &asked.user_agent };
+        let request = Request { ring, token, limits, client, presented: None };
+        if asked.bearer {
+            let reading = self.reading(request, old).await;
+            let account = reading.account.ok()?.map(|view| centre::Standing {
+                person: view.principal.as_ref().into(),
+                disabled: view.disabled,
+                version: view.version,
+            });
+            return Some(Answered::Account { account, seq: reading.as_of.seq.unwrap_or(0) });
+        }
+        let changed = matches!(self.revocations.standing(old), Standing::Changed { .. });
+        match self.renewal(request, old, changed).await.outcome {
+            Outcome::Fresh { principal, issued, as_of } => Some(Answered::Renewed {
+                person: principal.as_ref().into(),
+                token: issued.map(|issued| issued.token.expose().clone()),
+                seq: as_of.seq.unwrap_or(0),
+            }),
+            Outcome::Over(why) => Some(Answered::Over { reason: why.code().to_owned() }),
+            Outcome::Unreachable => None,
+        }
+    }
+
     /// The account as it is now, and the log's number from just before.
     async fn read(&self, id: &AccountId) -> Result<(u64, Option<Account>), StoreError> {
         let log_head = self.store.log_head().await?;
@@ -288,7 +399,7 @@ impl Sessions {
     }
 
     /// The account behind a bearer token, read again only after the log said that it changed.
-    async fn reading(&self, old: &Verified, limits: &config::Store) -> Reading {
+    async fn reading(&self, request: Request<'_>, old: &Verified) -> Reading {
         let good = |reading: &Reading| {
             let lasts = match &reading.account {
                 Ok(Some(_)) => REMEMBER_ACCOUNT,
@@ -298,7 +409,10 @@ impl Sessions {
                 && (reading.account.is_err() || self.revocations.standing(&reading.as_of) == Standing::Current)
         };
         let work = || async move {
-            let read = tokio::time::timeout(limits.timeout, self.read(&old.account)).await;
+            if let Some(centre) = &self.centre {
+                return self.reading_there(&**centre, request, old).await;
+            }
+            let read = tokio::time::timeout(request.limits.timeout, self.read(&old.account)).await;
             let (log_head, account) = match read {
                 Ok(Ok((log_head, account))) => (log_head, Ok(account)),
                 Ok(Err(_)) | Err(_) => (0, Err(())),
@@ -315,6 +429,28 @@ impl Sessions {
             }
         };
         self.memory.readings.get(old.account_key, good, work).await
+    }
+
+    /// The same, read by the centre.
+    async fn reading_there(&self, centre: &dyn Centre, request: Request<'_>, old: &Verified) -> Reading {
+        let (seq, account) = match self.ask(centre, request, true).await {
+            Some(Answered::Account { account, seq }) => {
+                let view = account.map(|centre::Standing { person, disabled, version }| AccountView {
+                    principal: Arc::new(person.into()),
+                    disabled,
+                    version,
+                });
+                (seq, Ok(view))
+            }
+            // A bearer token that is over: nobody's account.
+            Some(Answered::Over { .. }) => (0, Ok(None)),
+            Some(Answered::Renewed { .. }) | None => (0, Err(())),
+        };
+        Reading {
+            made: self.clock.unix_millis(),
+            account,
+            as_of: Arc::new(stand_in(&old.account, None, seq, u64::MAX)),
+        }
     }
 
     /// The old token serves on, with old groups for as long as `max_staleness` allows.

@@ -173,6 +173,19 @@ impl Revocations {
         self.publish(live);
     }
 
+    /// Forgets everything and knows only this: the log has another history than before. What a reader sees is the one
+    /// or the other, never neither.
+    pub fn start_over(&self, entries: &[LogEntry], head: u64) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = Live { sessions: Table::empty(), accounts: Table::empty(), all: None };
+        live.extend(entries);
+        self.publish(live);
+        self.head.store(head, Ordering::Release);
+        self.ready.store(true, Ordering::Release);
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake.send_replace(epoch);
+    }
+
     fn publish(&self, live: Live) {
         let entries = live.sessions.len() + live.accounts.len() + usize::from(live.all.is_some());
         self.live.store(Arc::new(live));
@@ -407,6 +420,24 @@ mod tests {
 
     fn of(account: &str) -> AccountId {
         account.parse().unwrap()
+    }
+
+    #[test]
+    fn another_history_takes_the_place_of_the_known_one() {
+        let revocations = Revocations::default();
+        let session = |name: &str| Revocation::Session { session: name.parse().unwrap() };
+        revocations.start_over(&[entry(500, session("s1")), entry(501, Revocation::All)], 501);
+        assert!(revocations.is_ready());
+        let (old, new) = (token("kim", Some("s1"), Some(400), AT), token("kim", Some("s2"), Some(400), AT));
+        for token in [&old, &new] {
+            assert_eq!(revocations.standing(token), Standing::Revoked);
+        }
+        let epoch = revocations.epoch();
+        revocations.start_over(&[entry(300, session("s1"))], 300);
+        assert_eq!(revocations.standing(&old), Standing::Revoked);
+        assert_eq!(revocations.standing(&new), Standing::Current);
+        assert_eq!((revocations.head(), revocations.len()), (300, 1));
+        assert_ne!(revocations.epoch(), epoch);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::centre::{Centre, Unanswered};
 use super::keys::KeyRing;
 use super::renewal::Memory;
 use super::revocation::{Revocations, key_of};
@@ -17,7 +18,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::policy::Principal;
 use crate::secret::Secret;
-use crate::store::{Account, AccountId, Revocation, Session, SessionId, Store, StoreError, Write};
+use crate::store::{
+    Account, AccountId, LogEntry, LogFollower as _, Revocation, Session, SessionId, Store, StoreError, Write,
+};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 
@@ -47,6 +50,8 @@ pub struct Sessions {
     pub(super) clock: Clock,
     pub(super) telemetry: Telemetry,
     pub(super) memory: Memory,
+    /// Who decides in the store's place, for a verify-only gateway.
+    pub(super) centre: Option<Arc<dyn Centre>>,
 }
 
 /// Who is at the other end.
@@ -68,7 +73,25 @@ pub(super) struct Terms {
 impl Sessions {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, revocations: Arc<Revocations>, clock: Clock, telemetry: Telemetry) -> Self {
-        Self { store, revocations, clock, telemetry, memory: Memory::default() }
+        Self { store, revocations, clock, telemetry, memory: Memory::default(), centre: None }
+    }
+
+    /// The same for a verify-only gateway: renewals and logouts are the centre's.
+    #[must_use]
+    pub fn of_centre(self, centre: Arc<dyn Centre>) -> Self {
+        Self { centre: Some(centre), ..self }
+    }
+
+    /// Unix seconds, by the clock of every check here.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.unix_seconds()
+    }
+
+    /// Whether a centre decides: then renewals and logouts need the token's text.
+    #[must_use]
+    pub fn has_centre(&self) -> bool {
+        self.centre.is_some()
     }
 
     /// A login succeeded: a new session, always. `log_head` was read before the account. `replaces`: the session whose
@@ -111,9 +134,18 @@ impl Sessions {
     }
 
     /// Logout: ends the session of this token everywhere, stored or not; a foreign token ends all of the account's
-    /// tokens without a session, and the session into which it was renewed a moment ago.
-    pub async fn end(&self, token: &config::Token, verified: &Verified) -> Result<(), StoreError> {
+    /// tokens without a session, and the session into which it was renewed a moment ago. `presented`: the token's text,
+    /// for a centre.
+    pub async fn end(
+        &self,
+        token: &config::Token,
+        verified: &Verified,
+        presented: Option<&str>,
+    ) -> Result<(), StoreError> {
         let now = self.clock.unix_seconds();
+        if let Some(centre) = &self.centre {
+            return self.end_there(&**centre, verified, presented, now).await;
+        }
         let mut writes = Vec::new();
         if let Some(session) = &verified.session {
             let expires = self.session_end(token, session, verified.expires, now).await?;
@@ -139,6 +171,33 @@ impl Sessions {
             sid: verified.session.as_ref().map_or("", SessionId::as_str),
             ..Event::default()
         });
+        Ok(())
+    }
+
+    /// The centre ends it; here it is over at once, before the feed tells.
+    async fn end_there(
+        &self,
+        centre: &dyn Centre,
+        verified: &Verified,
+        presented: Option<&str>,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        // Without the text there is nothing to ask for, and nobody is told that he is logged out.
+        let ended = match presented {
+            Some(presented) => centre.end(presented).await,
+            None => Err(Unanswered(String::from("the token could not be shown to it"))),
+        };
+        ended.map_err(|error| StoreError::Unavailable {
+            problem: String::from("the centre did not end the session"),
+            source: Some(Box::new(error)),
+        })?;
+        let what = match &verified.session {
+            Some(session) => Revocation::Session { session: session.clone() },
+            None => Revocation::AccountWithoutSession { account: verified.account.clone() },
+        };
+        let at = now.max(verified.issued_at);
+        let entry = LogEntry { number: 0, what, at, expires: verified.expires.saturating_add(SLACK) };
+        self.revocations.extend(&[entry], self.revocations.head());
         Ok(())
     }
 

@@ -8,13 +8,13 @@ use crate::auth::renewal::Refreshed;
 use crate::auth::testing::{DAY, Fixture, NOW, SECRET, account, limits};
 use crate::auth::{Identified, Source};
 use crate::policy::{Caller, Unidentified};
-use crate::store::LogFollower as _;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 async fn refresh(fixture: &Fixture, identified: &Identified) -> Refreshed {
     let Fixture { ring, token_config, sessions, .. } = fixture;
-    sessions.refresh(ring, token_config, &limits(), identified, CLIENT, "browser").await
+    let asker = crate::auth::Asker { client: CLIENT, user_agent: "browser", presented: None };
+    sessions.refresh(ring, token_config, &limits(), identified, asker).await
 }
 
 async fn start(fixture: &Fixture, name: &str, replaces: Option<&Verified>) -> (Issued, Arc<Verified>) {
@@ -77,6 +77,7 @@ fn a_cookie_is_renewed_below_half_of_its_life_and_a_bearer_token_never() {
         standing: Standing::Current,
         stale_cookie: false,
         own_bearer: false,
+        unknown_key: false,
     };
     assert!(!fixture.sessions.needs_refresh(&fixture.token_config, &nobody, NOW));
 }
@@ -222,7 +223,7 @@ async fn a_straggler_gets_the_same_token_for_a_while() {
     // And none at all once the groups have changed, or the session has ended.
     change(&fixture, "kim", &["admin"]).await;
     assert_eq!(groups(&refresh(&fixture, &cookie(&fixture, &old)).await), ["admin"]);
-    fixture.sessions.end(&fixture.token_config, &old).await.unwrap();
+    fixture.sessions.end(&fixture.token_config, &old, None).await.unwrap();
     let late = refresh(&fixture, &cookie(&fixture, &old)).await;
     assert_eq!((groups(&late), late.issued.is_none()), (vec![String::from("revoked_token")], true));
 }
@@ -239,7 +240,7 @@ async fn what_is_ended_during_a_renewal_stays_ended() {
         let end = async {
             until_read(&fixture, 1).await;
             match way {
-                0 => fixture.sessions.end(token, &old).await.unwrap(),
+                0 => fixture.sessions.end(token, &old, None).await.unwrap(),
                 1 => assert!(fixture.sessions.revoke(token, old.session.as_ref().unwrap()).await.unwrap()),
                 2 => fixture.sessions.revoke_account(token, &old.account).await.unwrap(),
                 _ => fixture.sessions.revoke_all(token).await.unwrap(),
@@ -376,7 +377,7 @@ async fn a_foreign_token_becomes_one_of_ours() {
     assert_eq!((new.auth_time, new.version, new.seq), (NOW - 5 * DAY, Some(0), Some(5)));
     assert_eq!(fixture.store.stored()[0].id, issued.session);
     // Logging out with the old one ends the session that was just made of it, too.
-    fixture.sessions.end(&fixture.token_config, &old).await.unwrap();
+    fixture.sessions.end(&fixture.token_config, &old, None).await.unwrap();
     assert_eq!(fixture.revocations.standing(&old), Standing::Revoked);
     assert_eq!(fixture.revocations.standing(&new), Standing::Revoked);
     assert!(fixture.store.stored().is_empty());
@@ -393,7 +394,7 @@ async fn a_foreign_token_that_is_ended_during_its_renewal_leaves_no_session() {
     let held = fixture.store.hold.write().await;
     let end = async {
         until_read(&fixture, 1).await;
-        fixture.sessions.end(&fixture.token_config, &old).await.unwrap();
+        fixture.sessions.end(&fixture.token_config, &old, None).await.unwrap();
         drop(held);
     };
     let (refreshed, ()) = tokio::join!(refresh(&fixture, &identified), end);
@@ -418,7 +419,7 @@ async fn a_foreign_clock_ahead_of_ours_brings_nothing_back() {
     let (refreshed, ()) = tokio::join!(refresh(&fixture, &identified), end);
     assert_eq!(groups(&refreshed), ["revoked_token"]);
     assert!(fixture.store.stored().is_empty());
-    fixture.sessions.end(&fixture.token_config, &ahead).await.unwrap();
+    fixture.sessions.end(&fixture.token_config, &ahead, None).await.unwrap();
     assert_eq!(fixture.revocations.standing(&ahead), Standing::Revoked);
 }
 
@@ -450,12 +451,12 @@ async fn a_logout_is_remembered_as_long_as_any_token_of_the_session_can_live() {
     let (_, old) = start(&fixture, "kim", None).await;
     fixture.clock.advance(Duration::from_secs(4 * DAY));
     let issued = refresh(&fixture, &cookie(&fixture, &old)).await.issued.unwrap();
-    fixture.sessions.end(&fixture.token_config, &old).await.unwrap();
+    fixture.sessions.end(&fixture.token_config, &old, None).await.unwrap();
     assert!(fixture.store.log_entries()[0].expires >= issued.expires, "the renewed one lives longer than the old");
     // One that was never stored is ended all the same, and ending twice is no error.
     let lost = fixture.verified("lee", NOW);
     for _ in 0..2 {
-        fixture.sessions.end(&fixture.token_config, &lost).await.unwrap();
+        fixture.sessions.end(&fixture.token_config, &lost, None).await.unwrap();
     }
     let entry = fixture.store.log_entries().pop().unwrap();
     assert!(entry.expires >= NOW + 11 * DAY, "and so does one that is being renewed right now");
@@ -482,7 +483,7 @@ async fn nothing_is_promised_when_the_store_takes_nothing() {
     let (_, verified) = start(&fixture, "kim", None).await;
     fixture.store.is_down.store(true, Ordering::SeqCst);
     let Fixture { ring, token_config, sessions, .. } = &fixture;
-    assert!(sessions.end(token_config, &verified).await.is_err());
+    assert!(sessions.end(token_config, &verified, None).await.is_err());
     assert!(sessions.revoke_account(token_config, &verified.account).await.is_err());
     assert!(sessions.revoke_all(token_config).await.is_err());
     assert!(sessions.start(ring, token_config, &account("kim", &[]), 5, CLIENT, "", None).await.is_err());
@@ -535,7 +536,7 @@ fn every_call_can_be_awaited_on_any_runtime() {
     let Fixture { ring, token_config, sessions, .. } = &fixture;
     let verified = fixture.verified("kim", NOW);
     let kim = account("kim", &[]);
-    any_thread(sessions.end(token_config, &verified));
+    any_thread(sessions.end(token_config, &verified, None));
     any_thread(sessions.revoke_account(token_config, &kim.id));
     any_thread(sessions.start(ring, token_config, &kim, 5, CLIENT, "", Some(&verified)));
     let identified = cookie(&fixture, &verified);

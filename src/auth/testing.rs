@@ -33,6 +33,7 @@ pub(super) fn config(algorithm: Algorithm) -> config::Token {
         lifetime: Duration::from_secs(7 * DAY),
         refresh_below: Duration::from_secs(7 * DAY / 2),
         max_lifetime: Duration::from_secs(30 * DAY),
+        gateway_secret: None,
     }
 }
 
@@ -105,6 +106,7 @@ impl Fixture {
             credential: Some((verified, source)),
             stale_cookie: false,
             own_bearer: source == Source::Bearer,
+            unknown_key: false,
         }
     }
 }

@@ -233,4 +233,13 @@ pub(super) enum StoreVerb {
         #[arg(long)]
         keep_sessions: bool,
     },
+    /// Copy everything from one configuration's store into another's, which must be empty; nobody is logged out
+    Copy {
+        /// The configuration whose store is read; its server may run
+        #[arg(long, value_name = "CONFIG")]
+        from: PathBuf,
+        /// The configuration whose store is filled; its server must not run
+        #[arg(long, value_name = "CONFIG")]
+        to: PathBuf,
+    },
 }

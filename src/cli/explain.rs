@@ -40,6 +40,7 @@ pub(super) fn run(arguments: &Explain, place: &Place, output: &mut Output) -> Do
 
 /// The account as the running server, or the store, knows it.
 fn account(config: &Config, name: &str) -> Result<Principal, Failure> {
+    operate::here_or_elsewhere(config)?;
     if !config.data_dir.exists() {
         let folder = config.data_dir.display();
         return Err(Failure::failed(format!("there is no account named {name:?}: {folder} is not there")));

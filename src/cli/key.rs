@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::arguments::{KeyVerb, Place};
 use super::output::Output;
 use super::user::{field as of, plain};
-use super::{Done, Failure, configuration};
+use super::{Done, Failure, configuration, operate};
 use crate::admin::command::{Command, Outcome};
 use crate::admin::socket::{AskError, ask};
 use crate::auth::keys;
@@ -14,6 +14,7 @@ use crate::config::{Algorithm, Config};
 
 pub(super) fn run(verb: &KeyVerb, place: &Place, output: &mut Output) -> Done {
     let config = configuration::load(place)?;
+    operate::here_or_elsewhere(&config)?;
     let clock = Clock::system();
     match verb {
         KeyVerb::Generate { algorithm } => {

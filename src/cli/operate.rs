@@ -13,6 +13,7 @@ use crate::config::Config;
 
 /// Carries out a command and returns what came of it.
 pub(super) fn operate(config: Config, command: Command) -> Result<Outcome, Failure> {
+    here_or_elsewhere(&config)?;
     let outcome = match ask_server(&config.data_dir, &command)? {
         Some(outcome) => outcome,
         None => app::alone(config, command).map_err(|error| start_failure(&error))?,
@@ -20,6 +21,18 @@ pub(super) fn operate(config: Config, command: Command) -> Result<Outcome, Failu
     match outcome {
         Outcome::Failed { message } => Err(Failure::Failed(message)),
         outcome => Ok(outcome),
+    }
+}
+
+/// A verify-only gateway has no accounts, sessions and keys: says where they are.
+pub(super) fn here_or_elsewhere(config: &Config) -> Result<(), Failure> {
+    match &config.central {
+        None => Ok(()),
+        Some(central) => Err(Failure::usage(format!(
+            "this is the configuration of a verify-only gateway (store.kind = \"none\"): accounts, sessions and keys are \
+             kept by its centre, {}; run the command there",
+            central.page("").trim_end_matches('/')
+        ))),
     }
 }
 
@@ -47,7 +60,7 @@ pub(super) fn spinner(message: String) -> ProgressBar {
 }
 
 /// `None`: no server runs on this folder. A server that holds the folder but has no socket yet is waited for.
-fn ask_server(data_dir: &Path, command: &Command) -> Result<Option<Outcome>, Failure> {
+pub(super) fn ask_server(data_dir: &Path, command: &Command) -> Result<Option<Outcome>, Failure> {
     match ask(data_dir, command) {
         Ok(outcome) => Ok(Some(outcome)),
         Err(AskError::NobodyThere) => Ok(None),
@@ -76,6 +89,7 @@ pub(super) fn start_failure(error: &StartError) -> Failure {
         | StartError::DataDir { .. }
         | StartError::Listen(_)
         | StartError::Admin { .. }
+        | StartError::Centre(_)
         | StartError::System { .. } => Failure::Failed(message),
     }
 }

@@ -4,14 +4,22 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
 
 use super::arguments::{Place, StoreVerb};
 use super::output::Output;
 use super::{Done, Failure, configuration, operate};
-use crate::admin::command::Command;
+use crate::admin::command::{Command, Outcome};
 use crate::admin::operations::hidden;
+use crate::admin::socket::is_served;
+use crate::app::{self, Source, Stage};
 
 pub(super) fn run(verb: &StoreVerb, place: &Place, output: &mut Output) -> Done {
+    if let StoreVerb::Copy { from, to } = verb {
+        return copy(from, to, output);
+    }
     let config = configuration::load(place)?;
     match verb {
         StoreVerb::Dump { file } => {
@@ -42,7 +50,81 @@ pub(super) fn run(verb: &StoreVerb, place: &Place, output: &mut Output) -> Done 
             }
             Ok(())
         }
+        // Named with its own two configurations, above.
+        StoreVerb::Copy { .. } => Ok(()),
     }
+}
+
+fn copy(from: &Path, to: &Path, output: &mut Output) -> Done {
+    let read = |file: &Path| configuration::load(&Place { config: Some(file.to_owned()), data: None });
+    let (source, target) = (read(from)?, read(to)?);
+    for (config, file) in [(&source, from), (&target, to)] {
+        if config.central.is_some() {
+            return Err(Failure::usage(format!(
+                "{}: store.kind is \"none\", so there is nothing to copy",
+                file.display()
+            )));
+        }
+    }
+    if app::is_same_store(&source, &target) {
+        return Err(Failure::usage("--from and --to name the same store"));
+    }
+    // One folder can belong to two stores of different kinds; then the server there is the source's.
+    if source.data_dir != target.data_dir && is_served(&target.data_dir) {
+        return Err(Failure::failed(format!(
+            "a server runs on the target ({}); stop it, and start it again when the copy is done",
+            target.data_dir.display()
+        )));
+    }
+    let (message, bar) = ("copying", ProgressBar::no_length());
+    bar.set_message(message);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    let running = operate::ask_server(&source.data_dir, &Command::StoreDump)?;
+    let was_running = running.is_some();
+    let records = match running {
+        Some(Outcome::Failed { message }) => return Err(Failure::failed(format!("the source: {message}"))),
+        Some(outcome) => Source::Dump(operate::text(outcome)),
+        None if !app::is_there(&source) => {
+            return Err(Failure::failed(format!("there is no store in {}", source.data_dir.display())));
+        }
+        None => Source::Idle(Box::new(source.clone())),
+    };
+    let copied = app::copy(records, &target, &|stage| match stage {
+        Stage::Reading(records) => bar.set_length(records),
+        Stage::Read => bar.inc(1),
+        Stage::Writing => bar.set_message("writing"),
+    });
+    bar.finish_and_clear();
+    let counts = copied.map_err(|error| Failure::failed(chain(&error)))?.counts;
+    output.line(&format!(
+        "copied {} accounts, {} sessions, {} revocations",
+        counts.accounts, counts.sessions, counts.entries
+    ))?;
+    if was_running {
+        output.note("The source's server still runs: what changes there from now on is not in the copy.");
+    }
+    if !app::accepts_tokens(&source, &target) {
+        output.note(
+            "The target's configuration does not accept the source's tokens (another key or issuer): everybody would \
+             have to log in again. Give both the same key.",
+        );
+    }
+    Ok(())
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // Transparent errors repeat what they wrap.
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Whole or not at all: a file that was there stays until the new one is on disk.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::reader::{Place, Problem, Report, Section};
-use super::routes;
 use super::secrets::{self, Environment};
 use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
 use super::{
-    Admin, Algorithm, Config, Cookie, Database, DatabaseTls, Limits, Listen, Log, LogFormat, Login, OnStale, SameSite,
-    SecureCookie, Server, Store, StoreKind, Token,
+    Admin, Algorithm, Central, Config, Cookie, Database, DatabaseTls, Limits, Listen, Log, LogFormat, Login, OnStale,
+    SameSite, SecureCookie, Server, Store, StoreKind, Token,
 };
+use super::{central, routes};
 use crate::secret::Secret;
 
 /// Reads and checks a file. `environment` looks environment variables up.
@@ -60,6 +60,7 @@ pub fn parse(text: &str, origin: &Path, environment: &Environment<'_>) -> Result
 enum Kind {
     Sled,
     Postgres,
+    None,
 }
 
 /// What reading needs beside the text.
@@ -83,9 +84,14 @@ impl Reading<'_> {
         let server = server(root.section("server"));
         let admin = admin(root.section("admin"), &server);
         let store = self.store(root.section("store"));
-        let token = self.token(root.section("token"));
+        let token_section = root.section("token");
+        let centre = (store.kind == StoreKind::None).then(|| central::read(self, &token_section)).flatten();
+        let token = self.token(token_section, store.kind == StoreKind::None);
         let cookie = cookie(root.section("cookie"));
-        let login = login(root.section("login"));
+        let login_section = root.section("login");
+        let login_url = central::login_url(&login_section, &store.kind, &cookie);
+        let login = login(login_section);
+        let central = centre.zip(login_url).map(|(centre, login_url)| Central { login_url, ..centre });
         let portal_prefix = portal(root.section("portal"));
         let identity = super::identity::read(root.section("identity"));
         let upstreams = routes::upstreams(self, &root.section("upstream"), &server);
@@ -100,6 +106,7 @@ impl Reading<'_> {
             admin,
             store,
             token,
+            central,
             cookie,
             login,
             portal_prefix,
@@ -113,24 +120,29 @@ impl Reading<'_> {
     }
 
     fn store(&self, section: Section<'_>) -> Store {
-        let wanted = section.choice("kind", &[("sled", Kind::Sled), ("postgres", Kind::Postgres)], Kind::Sled);
+        let kinds = [("sled", Kind::Sled), ("postgres", Kind::Postgres), ("none", Kind::None)];
+        let wanted = section.choice("kind", &kinds, Kind::Sled);
         let pool_size = usize::try_from(section.integer("pool_size", 8, 1..=1000)).unwrap_or(8);
-        let kind = match wanted {
-            Kind::Sled => {
-                if let Some((_, place)) = self.file(&section, "url_file") {
-                    section.problem(&place, "url_file", "is only for store.kind = \"postgres\"");
-                }
-                StoreKind::Sled
+        let only_for_postgres = |kind| {
+            if let Some((_, place)) = self.file(&section, "url_file") {
+                section.problem(&place, "url_file", "is only for store.kind = \"postgres\"");
             }
+            kind
+        };
+        let kind = match wanted {
+            Kind::Sled => only_for_postgres(StoreKind::Sled),
+            Kind::None => only_for_postgres(StoreKind::None),
             Kind::Postgres => match self.database(&section) {
                 Some(database) => StoreKind::Postgres { database, pool_size },
                 // A problem was reported, so this configuration is served by nobody.
                 None => StoreKind::Sled,
             },
         };
+        // A centre gives a sign of life every two seconds: less than two of them is no staleness.
+        let least = if kind == StoreKind::None { "5s" } else { "1s" };
         let store = Store {
             kind,
-            max_staleness: span(&section, "max_staleness", "10s", "1s", "1d"),
+            max_staleness: span(&section, "max_staleness", "10s", least, "1d"),
             on_stale: section.choice(
                 "on_stale",
                 &[("serve", OnStale::Serve), ("refuse", OnStale::Refuse)],
@@ -157,7 +169,8 @@ impl Reading<'_> {
             (place, Ok((String::from("$DOORWARD_STORE_URL"), Secret::new(url))))
         };
         let parsed = read.and_then(|(origin, url)| {
-            Database::parse(url.expose().trim_end(), &self.folder).map_err(|problem| format!("{origin} {problem}"))
+            let database = Database::parse(url.expose().trim_end(), &self.folder);
+            database.map_err(|problem| format!("{origin} {problem}"))
         });
         match parsed {
             Ok(database) => {
@@ -175,14 +188,28 @@ impl Reading<'_> {
         }
     }
 
-    fn token(&self, section: Section<'_>) -> Token {
+    fn token(&self, section: Section<'_>, is_verify_only: bool) -> Token {
         let algorithm = section.choice(
             "algorithm",
             &[("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa), ("ES256", Algorithm::Es256)],
             Algorithm::Hs256,
         );
-        let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
-        let previous_keys = secrets::previous_keys(&section, &|text| self.path(text));
+        let (signing_key, previous_keys) = if is_verify_only {
+            central::refuse_keys(&section);
+            (None, Vec::new())
+        } else {
+            central::refuse_urls(&section);
+            let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
+            (signing_key, secrets::previous_keys(&section, &|text| self.path(text)))
+        };
+        let gateway_secret = secrets::revocation_token(self, &section);
+        if gateway_secret.is_some() && !is_verify_only && algorithm == Algorithm::Hs256 {
+            section.problem(
+                &section.place_of("revocation_token_file"),
+                "revocation_token_file",
+                "is for verify-only gateways, which can't check HS256; set token.algorithm to \"EdDSA\" or \"ES256\"",
+            );
+        }
         let issuer = section.text_or("issuer", "doorward");
         if issuer.is_empty() || issuer.len() > 255 || issuer.chars().any(char::is_control) {
             section.problem(
@@ -204,7 +231,7 @@ impl Reading<'_> {
             section.problem(&place, "max_lifetime", "must be at least token.lifetime, or \"0s\" for no limit");
         }
         section.close();
-        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime }
+        Token { algorithm, signing_key, previous_keys, issuer, lifetime, refresh_below, max_lifetime, gateway_secret }
     }
 
     fn log(&self, section: Section<'_>) -> Log {

@@ -11,6 +11,9 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use crate::secret::Secret;
 
+/// Where PostgreSQL listens when nobody says otherwise.
+const DEFAULT_PORT: u16 = 5432;
+
 /// A database, and how to reach it.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -36,7 +39,8 @@ pub enum DatabaseTls {
 
 impl PartialEq for Database {
     fn eq(&self, other: &Self) -> bool {
-        self.url.matches(other.url.expose().as_bytes()) && self.tls == other.tls && self.roots == other.roots
+        let same_url = self.url.matches(other.url.expose().as_bytes());
+        same_url && self.tls == other.tls && self.roots == other.roots
     }
 }
 
@@ -83,6 +87,21 @@ impl Database {
             return Err(format!("names {} as sslrootcert, which is no file", path.display()));
         }
         Ok(Self { url: Secret::new(url), tls, roots })
+    }
+
+    /// Whether both name the same tables, whoever asks for them and however the way there is guarded. Another name of the
+    /// same host is not seen through.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let place = |database: &Self| {
+            database.driver().map(|driver| {
+                let ports = driver.get_ports().iter().copied().filter(|port| *port != DEFAULT_PORT).collect::<Vec<_>>();
+                let name = driver.get_dbname().or(driver.get_user()).map(str::to_owned);
+                let options = driver.get_options().map(str::to_owned);
+                (driver.get_hosts().to_vec(), driver.get_hostaddrs().to_vec(), ports, name, options)
+            })
+        };
+        place(self).is_some_and(|one| place(other).is_some_and(|other| one == other))
     }
 
     /// A URL that a test has made.
@@ -159,6 +178,21 @@ mod tests {
         let driver = database.driver().unwrap();
         assert_eq!(driver.get_password(), Some(b"a+b c".as_slice()));
         assert_eq!(driver.get_options(), Some("-csearch_path=x -cy=z"));
+    }
+
+    #[test]
+    fn the_same_tables_are_known_whoever_asks_for_them() {
+        let one = parse("postgres://u:p@db/d").unwrap();
+        for same in
+            ["postgres://v:q@db:5432/d", "postgresql://u@db/d?sslmode=disable", "postgres://u@db/d?connect_timeout=3"]
+        {
+            assert!(one.is_same(&parse(same).unwrap()), "{same}");
+        }
+        for other in ["postgres://u:p@db/e", "postgres://u:p@db", "postgres://u:p@db2/d", "postgres://u:p@db:5433/d"] {
+            assert!(!one.is_same(&parse(other).unwrap()), "{other}");
+        }
+        // Another schema has other tables.
+        assert!(!one.is_same(&parse("postgres://u:p@db/d?options=-csearch_path%3Dx").unwrap()));
     }
 
     #[test]

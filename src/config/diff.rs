@@ -12,6 +12,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         admin,
         store,
         token: _,
+        central,
         cookie: _,
         login: _,
         portal_prefix: _,
@@ -34,6 +35,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     note(limits.max_connections != new.server.limits.max_connections, "server.limits.max_connections");
     note(*admin != new.admin, "admin.listen");
     note(*store != new.store, "store");
+    note(*central != new.central, "the centre's URLs (token.jwks_url, token.revocation_url, login.url)");
     note(*log != new.log, "log");
     keys
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything here is already checked: a [`Config`] that exists can be served.
 
+mod central;
 mod check;
 mod database;
 pub mod diff;
@@ -42,6 +43,8 @@ pub struct Config {
     pub admin: Admin,
     pub store: Store,
     pub token: Token,
+    /// Who decides in this gateway's place: `Some` exactly where `store.kind` is `none`.
+    pub central: Option<Central>,
     pub cookie: Cookie,
     pub login: Login,
     /// Where the portal's endpoints live: `""` or a path such as `/_auth` (no trailing slash).
@@ -113,6 +116,8 @@ pub enum StoreKind {
         /// Connections, the one that listens not counted; at least 1.
         pool_size: usize,
     },
+    /// A verify-only gateway: accounts, sessions and keys are its centre's.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +146,33 @@ pub struct Token {
     pub refresh_below: Duration,
     /// From the login on; zero: no limit.
     pub max_lifetime: Duration,
+    /// What a verify-only gateway shows to its centre: here the one that is asked for, there the one that is sent.
+    /// `None`: this gateway is nobody's centre.
+    pub gateway_secret: Option<Secret<String>>,
+}
+
+/// The centre of a verify-only gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Central {
+    pub jwks: CentralUrl,
+    /// The revocation feed; renewals and logouts are asked for beside it.
+    pub revocations: CentralUrl,
+    /// The only algorithm whose keys count; `None`: both that have public keys.
+    pub algorithm: Option<Algorithm>,
+    /// Where people log in, as their browsers reach it: a whole URL that ends with `/login`.
+    pub login_url: String,
+    /// `https`: an own CA.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One URL at the centre.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CentralUrl {
+    pub server: UpstreamUrl,
+    /// For `Host`.
+    pub authority: String,
+    /// Begins with `/`.
+    pub path: String,
 }
 
 /// One key as it was read.
@@ -322,6 +354,30 @@ pub struct Log {
 pub enum LogFormat {
     Json,
     Text,
+}
+
+impl Central {
+    /// The centre's own page, such as `account`.
+    #[must_use]
+    pub fn page(&self, name: &str) -> String {
+        format!("{}/{name}", self.login_url.strip_suffix("/login").unwrap_or(&self.login_url))
+    }
+}
+
+impl CentralUrl {
+    /// The URL beside this one: `name` in place of the last segment.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        Self { path: format!("{folder}/{name}"), ..self.clone() }
+    }
+}
+
+impl std::fmt::Display for CentralUrl {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if matches!(self.server, UpstreamUrl::Https { .. }) { "https" } else { "http" };
+        write!(formatter, "{scheme}://{}{}", self.authority, self.path)
+    }
 }
 
 impl Token {

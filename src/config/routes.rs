@@ -70,7 +70,7 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
     UpstreamHost::Fixed(text.text.clone())
 }
 
-fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
+pub(super) fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
     use rustls_pki_types::pem::PemObject as _;
     let (path, place) = reading.file(section, "ca_file")?;
     let certificates =

@@ -92,6 +92,27 @@ pub(super) fn database_url(path: &Path) -> Result<(String, Secret<String>), Stri
     }
 }
 
+/// `revocation_token_file`: what goes between a centre and its verify-only gateways in `Authorization: Bearer`.
+pub(super) fn revocation_token(reading: &Reading<'_>, section: &Section<'_>) -> Option<Secret<String>> {
+    let (path, place) = reading.file(section, "revocation_token_file")?;
+    let origin = path.display().to_string();
+    let token = read(&path).and_then(|bytes| {
+        let text = without_final_newline(bytes.expose());
+        check_secret(&origin, text)?;
+        match std::str::from_utf8(text) {
+            Ok(text) if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Secret::new(text.to_owned())),
+            _ => Err(format!("{origin} must hold visible ASCII characters only, for it is sent in a header")),
+        }
+    });
+    match token {
+        Ok(token) => Some(token),
+        Err(message) => {
+            section.problem(&place, "revocation_token_file", message);
+            None
+        }
+    }
+}
+
 /// Reads a file that only its owner can read.
 fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
     let shown = path.display();

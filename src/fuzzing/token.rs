@@ -50,6 +50,7 @@ fn ring_of_one_secret() -> KeyRing {
         lifetime: Duration::from_secs(7 * day),
         refresh_below: Duration::from_secs(7 * day / 2),
         max_lifetime: Duration::from_secs(30 * day),
+        gateway_secret: None,
     };
     KeyRing::load(&config, Path::new("/nonexistent"), NOW).unwrap()
 }

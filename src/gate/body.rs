@@ -12,6 +12,7 @@ use http_body_util::Full;
 use super::streams::{Streams, Watched};
 use crate::auth::Verified;
 use crate::context::Context;
+use crate::feed::FeedBody;
 use crate::upstream::{BodyError, UpstreamBody};
 
 /// An answer's body. When it ends, or is dropped because the client has left, the access line is written.
@@ -22,6 +23,7 @@ pub struct AnswerBody {
 
 enum Source {
     Own(Full<Bytes>),
+    Feed(Box<FeedBody>),
     Upstream {
         body: UpstreamBody,
         /// Whose stream it is, until it is entered among the open ones.
@@ -33,6 +35,11 @@ enum Source {
 impl AnswerBody {
     pub(super) const fn own(body: Full<Bytes>) -> Self {
         Self { source: Source::Own(body), context: None }
+    }
+
+    /// The revocation feed of a centre.
+    pub(super) fn feed(body: FeedBody) -> Self {
+        Self { source: Source::Feed(Box::new(body)), context: None }
     }
 
     pub(super) fn nothing() -> Self {
@@ -70,6 +77,7 @@ impl Body for AnswerBody {
                 Poll::Ready(None) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             },
+            Source::Feed(body) => Pin::new(&mut **body).poll_frame(task).map_err(|error| BodyError(Box::new(error))),
             Source::Upstream { body, unwatched, watched } => {
                 // Looked at before the backend's bytes: a fast download never waits, and must end all the same.
                 if watched.as_ref().is_some_and(|watched| watched.poll_over(task)) {
@@ -119,6 +127,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(body) => body.size_hint(),
+            Source::Feed(body) => body.size_hint(),
             Source::Upstream { body, .. } => body.size_hint(),
         }
     }
@@ -128,6 +137,7 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
+            Self::Feed(body) => body.is_end_stream(),
             Self::Upstream { body, .. } => body.is_end_stream(),
         }
     }

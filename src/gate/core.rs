@@ -16,6 +16,7 @@ use super::named::Named;
 use super::request_id::RequestIds;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
+use crate::auth::centre::KeysWanted;
 use crate::auth::freshness::Freshness;
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
@@ -39,6 +40,8 @@ pub struct Shared {
     draining: AtomicBool,
     freshness: Arc<Freshness>,
     tunnels: AtomicUsize,
+    /// Asks a centre for its keys; `None` where the keys are our own.
+    keys: Option<Arc<KeysWanted>>,
 }
 
 impl Shared {
@@ -63,6 +66,21 @@ impl Shared {
             draining: AtomicBool::new(false),
             freshness,
             tunnels: AtomicUsize::new(0),
+            keys: None,
+        }
+    }
+
+    /// The same for a verify-only gateway, whose keys are its centre's.
+    #[must_use]
+    pub fn with_keys_of_centre(self, keys: Arc<KeysWanted>) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
+    /// A token named a key that is not known: waits until the centre's keys have been read again, if they will be.
+    pub(super) async fn has_new_keys(&self, store: &config::Store) -> bool {
+        match &self.keys {
+            Some(keys) => keys.read_again(self.clock.unix_millis(), store.timeout).await,
+            None => false,
         }
     }
 
@@ -164,6 +182,17 @@ impl Own {
         Rc::new(Self { live, upstreams: OnceCell::new(), routes, named: Named::default() })
     }
 
+    /// The next one, with the connections of this one where only the keys are others.
+    fn followed_by(&self, live: Arc<Live>, shared: &Shared) -> Rc<Self> {
+        let has_same_upstreams = live.has_upstreams_of(&self.live);
+        let next = Self::new(live, shared);
+        if has_same_upstreams && let Some(upstreams) = self.upstreams.get() {
+            // It was made just now: there is nothing in its place.
+            let _ = next.upstreams.set(Rc::clone(upstreams));
+        }
+        next
+    }
+
     /// The upstreams, made when the first request needs them.
     pub(super) fn upstreams(&self, clock: &Clock) -> io::Result<Rc<Upstreams>> {
         if let Some(upstreams) = self.upstreams.get() {
@@ -221,7 +250,8 @@ impl Core {
         let in_force = self.shared.live.load();
         let mut own = self.own.borrow_mut();
         if !Arc::ptr_eq(&own.live, &in_force) {
-            *own = Own::new(Arc::clone(&in_force), &self.shared);
+            let next = own.followed_by(Arc::clone(&in_force), &self.shared);
+            *own = next;
         }
         Rc::clone(&own)
     }

@@ -46,7 +46,11 @@ impl Live {
         if !failed.is_empty() {
             return Err(LiveError::Tests(failed));
         }
-        let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds())?;
+        let ring = match &config.central {
+            // Read from the centre later on: until then nobody is let in.
+            Some(_) => KeyRing::empty(&config.token),
+            None => KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds())?,
+        };
         let router = Router::new(&config);
         let guarded = Guarded::new(&config.identity.headers, router.methods_matter());
         let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
@@ -55,6 +59,31 @@ impl Live {
         // Each worker makes its own; made once here, what is wrong with them is a refused start and not a failed request.
         live.connect_upstreams(clock).map_err(LiveError::Upstreams)?;
         Ok(live)
+    }
+
+    /// The same with other keys: those of a verify-only gateway's centre.
+    #[must_use]
+    pub fn with_ring(self, ring: KeyRing) -> Self {
+        Self { ring, ..self }
+    }
+
+    /// A copy of this with other keys. Upstreams and their connections stay as they are.
+    #[must_use]
+    pub fn rekeyed(&self, ring: KeyRing) -> Self {
+        let router = Router::new(&self.config);
+        Self {
+            guarded: Guarded::new(&self.config.identity.headers, router.methods_matter()),
+            config: self.config.clone(),
+            edge: self.edge.clone(),
+            router,
+            ring,
+            health: Arc::clone(&self.health),
+        }
+    }
+
+    /// Whether one was made of the other by [`Live::rekeyed`]: nothing else shares the upstreams' state.
+    pub(super) fn has_upstreams_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.health, &other.health)
     }
 
     /// One worker's upstreams. Fails where a `ca_file` or the system's certificates can't be read.

@@ -38,7 +38,7 @@ pub use self::core::{Core, Shared};
 pub use self::live::{Live, LiveError};
 use self::reject::Rejection;
 use crate::auth::session::Issued;
-use crate::auth::{Identified, Source, Verified, identify};
+use crate::auth::{Asker, Identified, Source, Verified, identify, presented};
 use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
 use crate::message::spelling::Spelling;
@@ -46,7 +46,7 @@ use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, Denied, decide};
 use crate::portal::Visit;
 use crate::portal::language::Language;
-use crate::router::{Route, Target};
+use crate::router::{Endpoint, Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
 /// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
@@ -200,17 +200,26 @@ async fn serve(
     let secure = live.secure_cookie(admitted.scheme);
     let mut response = match route.target {
         Target::Portal(endpoint) => {
+            let presented = known.presented(core, live, &parts.headers);
             let visit = Visit {
                 config: &live.config,
                 ring: &live.ring,
                 admitted,
                 caller: &known.caller,
                 credential: known.credential(),
+                presented: presented.as_deref(),
                 renewed_until: known.issued.as_ref().map(|issued| issued.expires),
             };
-            let request = Request::from_parts(parts, body);
-            // In a box of its own, so that forwarded requests do not carry its size around.
-            Box::pin(shared.portal().answer(endpoint, &visit, request)).await.map(AnswerBody::own)
+            // In boxes of their own, so that forwarded requests do not carry their size around.
+            if endpoint == Endpoint::Feed {
+                match Box::pin(shared.portal().feed(&visit, &parts)).await {
+                    Ok(feed) => feed.map(AnswerBody::feed),
+                    Err(refusal) => refusal.map(AnswerBody::own),
+                }
+            } else {
+                let request = Request::from_parts(parts, body);
+                Box::pin(shared.portal().answer(endpoint, &visit, request)).await.map(AnswerBody::own)
+            }
         }
         Target::Upstream(upstream) => {
             // A route without an upstream is closed, and a closed route gives no Pass.
@@ -263,6 +272,15 @@ impl Known {
             Caller::Anonymous(_) => None,
         }
     }
+
+    /// The text of the token, for a gateway that has to show it to its centre.
+    fn presented(&self, core: &Core, live: &Live, headers: &HeaderMap) -> Option<String> {
+        let shared = core.shared();
+        let credential = self.identified.credential.as_ref().filter(|_| shared.sessions().has_centre())?;
+        let now = shared.clock().unix_seconds();
+        let name = &live.config.cookie.name;
+        core.with_tokens(|tokens| presented(headers, name, &live.ring, tokens, credential, now).map(str::to_owned))
+    }
 }
 
 async fn who(
@@ -273,35 +291,47 @@ async fn who(
     headers: &HeaderMap,
 ) -> Result<Known, Rejection> {
     let shared = core.shared();
-    if !shared.may_identify(&live.config.store) {
+    if !shared.may_identify(&live.config.store) || live.ring.is_empty() {
         return Err(Rejection::NotReady);
     }
     let now = shared.clock().unix_seconds();
     let mut identified = core.with_tokens(|tokens| {
         identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
     });
+    let fresh;
+    let mut live = live;
+    // Rare as well.
+    if identified.unknown_key && Box::pin(shared.has_new_keys(&live.config.store)).await {
+        fresh = shared.live();
+        live = &fresh;
+        identified = core.with_tokens(|tokens| {
+            identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
+        });
+    }
     if !shared.sessions().needs_refresh(&live.config.token, &identified, now) {
         let caller = identified.caller.clone();
         return Ok(Known { identified, caller, issued: None });
     }
+    let mut known = Known { caller: identified.caller.clone(), identified, issued: None };
+    let presented = known.presented(core, live, headers);
     let user_agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let refresh = shared.sessions().refresh(
-        &live.ring,
-        &live.config.token,
-        &live.config.store,
-        &identified,
-        admitted.client,
-        user_agent.as_deref().unwrap_or_default(),
-    );
+    let asker = Asker {
+        client: admitted.client,
+        user_agent: user_agent.as_deref().unwrap_or_default(),
+        presented: presented.as_deref(),
+    };
+    let config = &live.config;
+    let refresh = shared.sessions().refresh(&live.ring, &config.token, &config.store, &known.identified, asker);
     // Rare, and large: in a box of its own.
     let refreshed = Box::pin(refresh).await;
     if refreshed.unavailable && route.policy.access != crate::config::Access::Public {
         return Err(Rejection::NotReady);
     }
+    let identified = &mut known.identified;
     if matches!(refreshed.caller, Caller::Anonymous(_)) && matches!(identified.credential, Some((_, Source::Cookie))) {
         identified.stale_cookie = true;
     }
-    Ok(Known { identified, caller: refreshed.caller, issued: refreshed.issued })
+    Ok(Known { caller: refreshed.caller, issued: refreshed.issued, ..known })
 }
 
 #[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]

@@ -183,10 +183,18 @@ pub(super) fn answer(
 /// Where a login would help: the login page with the way back. Only a page that is fetched by its address can be
 /// returned to.
 fn login_url(live: &Live, asked: &Asked) -> String {
-    let mut url = format!("{}/login", live.config.portal_prefix);
+    // The way back from a centre is a whole URL.
+    let (mut url, here) = match (&live.config.central, &asked.admitted) {
+        (Some(central), Some(admitted)) => {
+            let authority = admitted.authority.to_str().unwrap_or_default();
+            (central.login_url.clone(), format!("{}://{authority}", admitted.scheme.as_str()))
+        }
+        (Some(central), None) => (central.login_url.clone(), String::new()),
+        (None, _) => (format!("{}/login", live.config.portal_prefix), String::new()),
+    };
     if matches!(asked.method, http::Method::GET | http::Method::HEAD) {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("rd", &asked.path_and_query);
+        query.append_pair("rd", &format!("{here}{}", asked.path_and_query));
         url.push('?');
         url.push_str(&query.finish());
     }

@@ -20,7 +20,10 @@ pub(super) fn answer(visit: &Visit<'_>) -> Reply {
         let expires = visit.renewed_until.or_else(|| visit.credential.map(|credential| credential.expires));
         replies::json(StatusCode::OK, &shape(person, expires))
     } else {
-        let login_url = format!("{}/login", visit.config.portal_prefix);
+        let login_url = match &visit.config.central {
+            Some(central) => central.login_url.clone(),
+            None => format!("{}/login", visit.config.portal_prefix),
+        };
         replies::problem(StatusCode::UNAUTHORIZED, "not_logged_in", "nobody is logged in", Some(&login_url))
     };
     write_identity(reply.headers_mut(), &visit.config.identity, person);

@@ -29,9 +29,9 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
         },
     };
     if let Some(credential) = call.visit.credential
-        && let Err(error) = portal.sessions.end(&call.config().token, credential).await
+        && let Err(error) = portal.sessions.end(&call.config().token, credential, call.visit.presented).await
     {
-        tracing::warn!(%error, "a logout failed because the store did not take it");
+        tracing::warn!(%error, "a logout failed: nobody took it down");
         // The cookie stays: somebody who believes to be logged out must be.
         let detail = "the session could not be ended; try again";
         let mut reply = call.refuse(kind, StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail);

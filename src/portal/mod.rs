@@ -6,7 +6,9 @@
 mod account;
 mod check;
 mod csrf;
+mod elsewhere;
 mod form;
+mod gateways;
 pub mod language;
 mod login;
 mod logout;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LANGUAGE, RETRY_AFTER, SET_COOKIE, USER_AGENT, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use zeroize::Zeroize as _;
 
@@ -33,6 +35,7 @@ use crate::auth::Verified;
 use crate::auth::keys::KeyRing;
 use crate::auth::session::{Issued, Sessions};
 use crate::config::{Config, SecureCookie};
+use crate::feed::{Feed, FeedBody};
 use crate::message::admit::{Admitted, Intent, Scheme};
 use crate::message::body::{self, BodyError};
 use crate::message::cookies;
@@ -40,6 +43,7 @@ use crate::message::replies::{self, Reply};
 use crate::message::return_to;
 use crate::policy::{Caller, Principal};
 use crate::router::Endpoint;
+use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
 
@@ -64,6 +68,8 @@ pub struct Visit<'a> {
     pub caller: &'a Caller,
     /// The token behind a person.
     pub credential: Option<&'a Verified>,
+    /// Its text, where a centre has to be shown it.
+    pub presented: Option<&'a str>,
     /// The new expiry (Unix seconds) where this request has just renewed the token.
     pub renewed_until: Option<u64>,
 }
@@ -74,13 +80,26 @@ pub struct Portal {
     accounts: Accounts,
     sessions: Arc<Sessions>,
     metrics: Metrics,
+    feed: Arc<Feed>,
+    store: Arc<dyn Store>,
 }
 
 impl Portal {
     /// Joins the two rooms that only a login joins.
     #[must_use]
-    pub fn new(accounts: Accounts, sessions: Arc<Sessions>, telemetry: Telemetry) -> Self {
-        Self { accounts, sessions, metrics: telemetry.metrics }
+    pub fn new(
+        accounts: Accounts,
+        sessions: Arc<Sessions>,
+        telemetry: Telemetry,
+        feed: Arc<Feed>,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        Self { accounts, sessions, metrics: telemetry.metrics, feed, store }
+    }
+
+    /// Answers [`Endpoint::Feed`]: a body without an end, or the refusal.
+    pub async fn feed(&self, visit: &Visit<'_>, head: &Parts) -> Result<Response<FeedBody>, Box<Reply>> {
+        gateways::feed(self, Call { visit, head, language: Language::default() }).await
     }
 
     /// Answers one request. The gate adds a renewed cookie afterwards unless the answer sets the cookie itself, and
@@ -90,6 +109,11 @@ impl Portal {
         let call = Call { visit, head: &head, language: Language::of(&head.headers) };
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         let posts = head.method == Method::POST;
+        if let Some(central) = &visit.config.central
+            && let Some(reply) = elsewhere::answer(central, endpoint, call)
+        {
+            return reply;
+        }
         let mut reply = match endpoint {
             Endpoint::Login if reads => login::show(call),
             Endpoint::Login if posts => login::submit(self, call, body).await,
@@ -104,12 +128,20 @@ impl Portal {
                 replies::see_other(&call.own("/account"))
             }
             Endpoint::Jwks if reads => jwks(visit.ring),
+            Endpoint::GatewayRenew if posts => gateways::renew(self, call, body).await,
+            Endpoint::GatewayLogout if posts => gateways::logout(self, call, body).await,
             Endpoint::Login | Endpoint::Logout => call.method_not_allowed("GET, HEAD, POST"),
             Endpoint::Check | Endpoint::Account | Endpoint::Jwks => call.method_not_allowed("GET, HEAD"),
-            Endpoint::AccountPassword | Endpoint::AccountSessions => call.method_not_allowed("POST"),
+            Endpoint::AccountPassword
+            | Endpoint::AccountSessions
+            | Endpoint::GatewayRenew
+            | Endpoint::GatewayLogout => call.method_not_allowed("POST"),
+            // Its answer is no [`Reply`]: see [`Portal::feed`].
+            Endpoint::Feed => call.method_not_allowed("GET"),
         };
         if reply.status() == StatusCode::UNAUTHORIZED {
-            reply.headers_mut().insert(WWW_AUTHENTICATE, replies::CHALLENGE);
+            // Gateways are told of a realm of their own.
+            reply.headers_mut().entry(WWW_AUTHENTICATE).or_insert(replies::CHALLENGE);
         }
         reply
     }
@@ -177,6 +209,11 @@ impl<'a> Call<'a> {
 
     fn place(self) -> Place<'a> {
         Place { language: self.language, prefix: &self.config().portal_prefix, host: self.host() }
+    }
+
+    /// This host's own address, as the browser knows it.
+    fn origin(self) -> String {
+        format!("{}://{}", self.visit.admitted.scheme.as_str(), self.host())
     }
 
     /// The path of an endpoint of ours.

@@ -32,6 +32,12 @@ pub enum Endpoint {
     AccountSessions,
     /// `PREFIX/.well-known/jwks.json`
     Jwks,
+    /// `GET PREFIX/gateways/revocations`: the feed
+    Feed,
+    /// `POST PREFIX/gateways/renew`
+    GatewayRenew,
+    /// `POST PREFIX/gateways/logout`
+    GatewayLogout,
 }
 
 /// Where a request goes.
@@ -96,6 +102,13 @@ pub struct Router {
 
 type Hasher = foldhash::fast::RandomState;
 
+/// What a centre answers its verify-only gateways, where it is one. The portal asks for their token itself.
+const GATEWAYS: [(&str, Endpoint, Access); 3] = [
+    ("/gateways/revocations", Endpoint::Feed, Access::Public),
+    ("/gateways/renew", Endpoint::GatewayRenew, Access::Public),
+    ("/gateways/logout", Endpoint::GatewayLogout, Access::Public),
+];
+
 /// The portal's endpoints: path under the prefix, and who may come so far. The portal itself answers who is nobody where
 /// the access is optional.
 const PORTAL: [(&str, Endpoint, Access); 7] = [
@@ -122,7 +135,8 @@ impl Router {
             any: Table::default(),
             methods_matter: config.routes.iter().any(|route| !route.methods.is_empty()),
         };
-        for (path, endpoint, access) in PORTAL {
+        let is_centre = config.central.is_none() && config.token.gateway_secret.is_some();
+        for (path, endpoint, access) in PORTAL.into_iter().chain(GATEWAYS.into_iter().filter(|_| is_centre)) {
             let path = format!("{}{path}", config.portal_prefix);
             router.portal.insert(path.as_bytes().into(), router.routes.len());
             router.routes.push(Route {
@@ -211,7 +225,7 @@ impl Router {
 
     /// A single route for everything: no reading can lead anywhere else.
     fn has_one_outcome(&self) -> bool {
-        self.routes.len() == PORTAL.len() + 1 && self.any.prefix.contains_key(&b"/"[..])
+        self.routes.len() == self.portal.len() + 1 && self.any.prefix.contains_key(&b"/"[..])
     }
 
     /// What is stripped stands at the start as it was sent, and what is left, read again, does not lead out.

@@ -59,7 +59,9 @@ fn config(routes: Vec<Rule>) -> Config {
             lifetime: zero,
             refresh_below: zero,
             max_lifetime: zero,
+            gateway_secret: None,
         },
+        central: None,
         cookie: config::Cookie {
             name: "access_token".into(),
             domain: String::new(),

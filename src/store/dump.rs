@@ -51,6 +51,12 @@ pub enum RestoreError {
         /// The number of the line that is missing.
         line: u64,
     },
+    /// A store that is copied is not what it says.
+    #[error("the source is damaged: {problem}")]
+    Source {
+        /// What is wrong.
+        problem: String,
+    },
     /// Reading it failed.
     #[error("the dump can't be read")]
     Read(#[source] io::Error),
@@ -116,20 +122,51 @@ pub async fn restore(
     store: &dyn Store,
     revoke_all: Option<RevokeAll>,
 ) -> Result<Restored, RestoreError> {
-    let mut import = read(reader)?;
+    let mut import = read_dump(reader)?;
     import.log_head = import.log_head.saturating_add(LOG_GAP);
     import.revoke_all = revoke_all;
     if revoke_all.is_some() {
         import.sessions.clear();
     }
-    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-    let counts = Counts {
-        accounts: count(import.accounts.len()),
-        sessions: count(import.sessions.len()),
-        entries: count(import.log.len()) + u64::from(revoke_all.is_some()),
-    };
+    Ok(fill(store, import).await?)
+}
+
+/// Fills `store`, which must be empty, all or nothing.
+pub async fn fill(store: &dyn Store, import: Import) -> Result<Restored, StoreError> {
+    let mut counts = counts_of(&import);
+    counts.entries += u64::from(import.revoke_all.is_some());
     let applied = store.import(import).await?;
     Ok(Restored { counts, log_head: applied.log_head })
+}
+
+/// A whole store, with its log's numbers and its sessions as they are: what goes into another store when nobody is to
+/// be logged out. `seen` is told of each record.
+pub fn collect(everything: Everything, mut seen: impl FnMut()) -> Result<Import, RestoreError> {
+    let wanted = everything.counts;
+    let mut reading = Reading::default();
+    for row in everything.rows {
+        let invalid = |problem| RestoreError::Source { problem };
+        match row? {
+            Row::Account(account) => reading.add_account(account).map_err(invalid)?,
+            Row::Session(session) => reading.add_session(session).map_err(invalid)?,
+            Row::Entry(entry) => reading.add_entry(entry, everything.log_head).map_err(invalid)?,
+        }
+        seen();
+    }
+    if counts_of(&reading.import) != wanted {
+        return Err(RestoreError::Source { problem: String::from("it gave fewer records than it holds, or more") });
+    }
+    reading.import.log_head = everything.log_head;
+    Ok(reading.import)
+}
+
+fn counts_of(import: &Import) -> Counts {
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    Counts {
+        accounts: count(import.accounts.len()),
+        sessions: count(import.sessions.len()),
+        entries: count(import.log.len()),
+    }
 }
 
 /// Whether there is a dump that is not one of an empty store. A file that is no dump counts as one: it is somebody's.
@@ -227,8 +264,8 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reads and checks a whole dump.
-fn read(mut reader: impl BufRead) -> Result<Import, RestoreError> {
+/// Reads and checks a whole dump: cut off or changed, it is an error and not half a store.
+pub fn read_dump(mut reader: impl BufRead) -> Result<Import, RestoreError> {
     let mut digest = Sha256::new();
     let mut line = Vec::new();
     if !read_line(&mut reader, &mut line, 1)? {
@@ -260,7 +297,9 @@ fn read(mut reader: impl BufRead) -> Result<Import, RestoreError> {
     if end.sha256 != hex(&digest.finalize()) {
         return invalid("the checksum does not fit: the dump was changed or damaged");
     }
-    if dump.counts() != (Counts { accounts: header.accounts, sessions: header.sessions, entries: header.entries }) {
+    if counts_of(&dump.import)
+        != (Counts { accounts: header.accounts, sessions: header.sessions, entries: header.entries })
+    {
         return invalid("there are not as many records as the first line says");
     }
     if !reader.fill_buf().map_err(RestoreError::Read)?.is_empty() {
@@ -315,41 +354,39 @@ struct Reading {
 impl Reading {
     fn add(&mut self, record: Line<'_>, log_head: u64) -> Result<(), String> {
         match record {
-            Line::Account(row) => {
-                let account = Account::from(row);
-                if !self.seen.insert(format!("name {}", account.username)) {
-                    return Err(format!("there are two accounts named {:?}", account.username.as_str()));
-                }
-                if !self.seen.insert(format!("account {}", account.id)) {
-                    return Err(format!("there are two accounts with the id {:?}", account.id.as_str()));
-                }
-                self.import.accounts.push(account);
-            }
-            Line::Session(session) => {
-                if !self.seen.insert(format!("session {}", session.id)) {
-                    return Err(format!("there are two sessions with the id {:?}", session.id.as_str()));
-                }
-                self.import.sessions.push(session);
-            }
-            Line::Entry(entry) => {
-                if entry.number <= self.last_entry || entry.number > log_head {
-                    return Err(format!("the log's numbers are out of order at {}", entry.number));
-                }
-                self.last_entry = entry.number;
-                self.import.log.push(entry);
-            }
-            Line::End(_) => {}
+            Line::Account(row) => self.add_account(Account::from(row)),
+            Line::Session(session) => self.add_session(session),
+            Line::Entry(entry) => self.add_entry(entry, log_head),
+            Line::End(_) => Ok(()),
         }
+    }
+
+    fn add_account(&mut self, account: Account) -> Result<(), String> {
+        if !self.seen.insert(format!("name {}", account.username)) {
+            return Err(format!("there are two accounts named {:?}", account.username.as_str()));
+        }
+        if !self.seen.insert(format!("account {}", account.id)) {
+            return Err(format!("there are two accounts with the id {:?}", account.id.as_str()));
+        }
+        self.import.accounts.push(account);
         Ok(())
     }
 
-    fn counts(&self) -> Counts {
-        let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        Counts {
-            accounts: count(self.import.accounts.len()),
-            sessions: count(self.import.sessions.len()),
-            entries: count(self.import.log.len()),
+    fn add_session(&mut self, session: Session) -> Result<(), String> {
+        if !self.seen.insert(format!("session {}", session.id)) {
+            return Err(format!("there are two sessions with the id {:?}", session.id.as_str()));
         }
+        self.import.sessions.push(session);
+        Ok(())
+    }
+
+    fn add_entry(&mut self, entry: LogEntry, log_head: u64) -> Result<(), String> {
+        if entry.number <= self.last_entry || entry.number > log_head {
+            return Err(format!("the log's numbers are out of order at {}", entry.number));
+        }
+        self.last_entry = entry.number;
+        self.import.log.push(entry);
+        Ok(())
     }
 }
 
@@ -382,7 +419,7 @@ mod tests {
     #[test]
     fn each_mistake_is_told_with_its_line() {
         let good = String::from_utf8(sample(2)).unwrap();
-        assert!(read(good.as_bytes()).is_ok());
+        assert!(read_dump(good.as_bytes()).is_ok());
         let lines: Vec<&str> = good.lines().collect();
         let without = |left_out: usize| -> String {
             let kept = lines.iter().enumerate().filter(|(number, _)| *number != left_out);
@@ -408,6 +445,43 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_store_goes_into_another_one_as_it_is() {
+        let source = Memory::new(Clock::manual(0));
+        source.import(read_dump(sample(3).as_slice()).unwrap()).await.unwrap();
+        let mut seen = 0;
+        let everything = collect(source.export().await.unwrap(), || seen += 1).unwrap();
+        assert_eq!((seen, everything.log_head), (7, 9));
+        let target = Memory::new(Clock::manual(0));
+        let filled = fill(&target, everything.clone()).await.unwrap();
+        assert_eq!((filled.counts, filled.log_head), (Counts { accounts: 3, sessions: 3, entries: 1 }, 9));
+        let rows = |dump: &[u8]| -> Vec<String> {
+            let text = String::from_utf8(dump.to_vec()).unwrap();
+            text.lines()
+                .filter(|line| !line.contains("doorward_dump") && !line.contains("\"end\""))
+                .map(str::to_owned)
+                .collect()
+        };
+        let mut dumps = [Vec::new(), Vec::new()];
+        write_dump(&source, 0, &mut dumps[0]).await.unwrap();
+        write_dump(&target, 0, &mut dumps[1]).await.unwrap();
+        assert_eq!(rows(&dumps[0]), rows(&dumps[1]));
+        assert!(matches!(fill(&target, everything).await, Err(StoreError::NotEmpty)));
+    }
+
+    #[test]
+    fn a_source_that_gives_less_than_it_says_is_not_copied() {
+        let whole = || {
+            let import = read_dump(sample(2).as_slice()).unwrap();
+            Everything::from_parts(import.accounts, import.sessions, import.log, import.log_head)
+        };
+        let short = Everything { rows: Box::new(whole().rows.skip(1)), ..whole() };
+        assert!(matches!(collect(short, || {}), Err(RestoreError::Source { .. })));
+        let broken = std::iter::once(Err(StoreError::TimedOut));
+        let broken = Everything { rows: Box::new(whole().rows.take(2).chain(broken)), ..whole() };
+        assert!(matches!(collect(broken, || {}), Err(RestoreError::Store(StoreError::TimedOut))));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
@@ -416,14 +490,14 @@ mod tests {
         ) {
             let good = sample(3);
             let at = at.index(good.len());
-            prop_assert!(read(&good[..at]).is_err());
+            prop_assert!(read_dump(&good[..at]).is_err());
             let mut flipped = good.clone();
             flipped[at] ^= 1 << bit;
-            prop_assert!(read(flipped.as_slice()).is_err());
-            prop_assert!(read(hostile.as_slice()).is_err());
+            prop_assert!(read_dump(flipped.as_slice()).is_err());
+            prop_assert!(read_dump(hostile.as_slice()).is_err());
             let first = good.iter().position(|byte| *byte == b'\n').unwrap();
             let started: Vec<u8> = good[..=first].iter().chain(&hostile).copied().collect();
-            prop_assert!(read(started.as_slice()).is_err());
+            prop_assert!(read_dump(started.as_slice()).is_err());
         }
     }
 }

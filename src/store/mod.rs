@@ -10,6 +10,7 @@ mod embedded;
 mod folder;
 #[cfg(any(test, fuzzing))]
 mod memory;
+mod nothing;
 mod plan;
 mod postgres;
 mod record;
@@ -26,10 +27,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use dump::{restore, write_dump};
+pub use dump::{RestoreError, Restored, collect, fill, read_dump, restore, write_dump};
 pub use embedded::{Sled, SledOptions};
 #[cfg(any(test, fuzzing))]
 pub use memory::Memory;
+pub use nothing::Nothing;
 pub use postgres::{Postgres, PostgresOptions};
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 

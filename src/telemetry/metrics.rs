@@ -91,6 +91,7 @@ struct Inner {
     live_revocations: Gauge,
     revocation_lag: Gauge,
     store_up: Gauge,
+    feed_readers: Gauge,
     upstream_up: Family<UpstreamLabels, Gauge>,
     upstream_errors: Family<UpstreamLabels, Counter>,
     hash_queue: Gauge,
@@ -132,6 +133,7 @@ impl Default for Metrics {
                 "How old this process's knowledge of the revocation log may be"
             ),
             store_up: register!(Gauge::default(), "store_up", "1 while the store takes changes"),
+            feed_readers: register!(Gauge::default(), "feed_readers", "Verify-only gateways that read the feed here"),
             upstream_up: register!(Family::default(), "upstream_up", "1 while the upstream's URL is in use"),
             upstream_errors: register!(Family::default(), "upstream_errors", "Failed tries by upstream URL"),
             hash_queue: register!(Gauge::default(), "hash_queue", "Passwords waiting to be hashed"),
@@ -210,6 +212,11 @@ impl Metrics {
     /// Whether the store takes changes.
     pub fn store_up(&self, up: bool) {
         self.0.store_up.set(i64::from(up));
+    }
+
+    /// Verify-only gateways that read the revocation feed.
+    pub fn feed_readers(&self, readers: usize) {
+        self.0.feed_readers.set(i64::try_from(readers).unwrap_or(i64::MAX));
     }
 
     /// Whether one URL of an upstream is in use.

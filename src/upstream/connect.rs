@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::UpstreamUrl;
 
 /// A connection to a backend.
-pub(super) struct Stream(Wire);
+pub struct Stream(Wire);
 
 enum Wire {
     Tcp(TcpStream),
@@ -34,7 +34,7 @@ impl Stream {
 }
 
 /// Opens a connection within `limit`, the TLS handshake included.
-pub(super) async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
+pub async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
     let wire = tokio::time::timeout(limit, open(url, tls))
         .await
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))?;
@@ -62,7 +62,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 /// TLS towards one upstream: its own certificate authorities, or the system's.
-pub(super) fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
+pub fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca_file {
         let told = |error: &dyn std::fmt::Display| io::Error::other(format!("ca_file {}: {error}", path.display()));

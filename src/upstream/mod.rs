@@ -4,7 +4,7 @@
 //! and dropping the request closes the connection.
 
 mod body;
-mod connect;
+pub mod connect;
 mod health;
 mod http1;
 mod pool;

@@ -1,6 +1,6 @@
 """Runs `doorward check-config` on every configuration that deploy/ ships: `manifests.py PROGRAM DEPLOY_FOLDER`.
 
-The secret that a manifest mounts is not there when it is checked; one made up for the check stands in its place.
+The secrets that a manifest mounts are not there when it is checked; ones made up for the check stand in their place.
 """
 
 import os
@@ -11,7 +11,12 @@ import tempfile
 
 import yaml
 
-MOUNTED = "/run/secrets/doorward/secret"
+MOUNTED = "/run/secrets/doorward/"
+
+SECRETS = {
+    "secret": "made up for this check only, 0123456789abcdef\n",
+    "gateways": "made-up-for-this-check-only-0123456789abcdef\n",
+}
 
 
 def configurations(deploy):
@@ -34,11 +39,12 @@ def main():
     failed = checked = 0
     for name, text in configurations(deploy):
         with tempfile.TemporaryDirectory() as folder:
-            secret = pathlib.Path(folder, "secret")
-            secret.touch(mode=0o600)
-            secret.write_text("made up for this check only, 0123456789abcdef\n")
+            for secret, text_of_it in SECRETS.items():
+                path = pathlib.Path(folder, secret)
+                path.touch(mode=0o600)
+                path.write_text(text_of_it)
             file = pathlib.Path(folder, "config.toml")
-            text = text.replace(MOUNTED, str(secret)).replace('data_dir = "/data"', f'data_dir = "{folder}/data"')
+            text = text.replace(MOUNTED, f"{folder}/").replace('data_dir = "/data"', f'data_dir = "{folder}/data"')
             file.write_text(text)
             run = subprocess.run(
                 [program, "check-config", "--config", str(file)],

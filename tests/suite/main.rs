@@ -26,9 +26,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod central;
 mod check;
 mod command_line;
 mod cookies;
+mod copies;
 mod durability;
 mod exhaustion;
 mod framing;

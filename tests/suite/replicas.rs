@@ -18,10 +18,7 @@ use crate::support::{Builder, Gateway, PASSWORD, Request, Upstream};
 
 /// A gateway to be, on this database.
 fn on(url: &str, upstream: &Upstream) -> Builder {
-    let builder = Builder::new().upstream("app", &[&upstream.url]).route("path = \"/\"\nupstream = \"app\"");
-    let file = builder.folder().join("database");
-    write_private(&file, url.as_bytes());
-    builder.set("store.kind", "\"postgres\"").set("store.url_file", &quoted(&file))
+    Builder::new().upstream("app", &[&upstream.url]).route("path = \"/\"\nupstream = \"app\"").on_postgres(url)
 }
 
 /// Gateways on one database, with the users `kim` (`staff`) and `lee`.

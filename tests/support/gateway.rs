@@ -199,6 +199,13 @@ impl Builder {
         self
     }
 
+    /// Keeps everything in the PostgreSQL database at this URL.
+    pub(crate) fn on_postgres(self, url: &str) -> Self {
+        let file = self.folder().join("database");
+        write_private(&file, url.as_bytes());
+        self.set("store.kind", "\"postgres\"").set("store.url_file", &quoted(&file))
+    }
+
     #[must_use]
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));

@@ -4,6 +4,7 @@
 pub(crate) mod cases;
 pub(crate) mod file_server;
 pub(crate) mod gateway;
+pub(crate) mod link;
 pub(crate) mod peer;
 pub(crate) mod postgres;
 pub(crate) mod token;

@@ -41,6 +41,7 @@ use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config::{Access, Config, LogFormat, TemplatePart, parse};
+use crate::feed::Feed;
 use crate::gate::{Core, Live, Shared};
 use crate::portal::Portal;
 use crate::store::{Memory, Store};
@@ -232,7 +233,8 @@ impl World {
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
         let live = Live::new(config.clone(), &clock, &metrics).unwrap();
-        let portal = Portal::new(accounts.clone(), Arc::clone(&sessions), telemetry.clone());
+        let feed = Feed::new(clock.clone());
+        let portal = Portal::new(accounts.clone(), Arc::clone(&sessions), telemetry.clone(), feed, Arc::clone(&store));
         let freshness = Arc::new(Freshness::new(clock.clone()));
         let sessions_of_gate = Arc::clone(&sessions);
         let shared = Shared::new(live, clock.clone(), revocations, freshness, sessions_of_gate, portal, telemetry);
