@@ -23,13 +23,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::check::load;
-#[cfg(feature = "measure")]
+#[cfg(any(test, fuzzing, feature = "measure"))]
 pub use self::check::parse;
 pub use self::database::{Database, DatabaseTls};
 pub use self::protect::protect_toml;
-pub use self::secrets::from_process;
 #[cfg(any(test, fuzzing))]
-pub use self::{check::parse, reader::Problem};
+pub use self::reader::Problem;
+pub use self::secrets::from_process;
 use crate::secret::Secret;
 
 /// A whole, checked configuration.
