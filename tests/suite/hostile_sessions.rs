@@ -13,7 +13,7 @@ use crate::support::token::{self, DAY};
 use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream, cases, reply};
 
 #[test]
-fn a_refusal_of_ours_carries_no_renewed_cookie() {
+fn a_renewed_cookie_goes_out_on_every_answer_to_a_person_who_is_known_and_on_no_other() {
     let upstream = Upstream::plain();
     let gateway = Builder::guarding(&upstream)
         .route("path = \"/admin\"\ngroups = [\"boss\"]\nupstream = \"app\"")
@@ -21,10 +21,17 @@ fn a_refusal_of_ours_carries_no_renewed_cookie() {
         .start();
     let login = gateway.login("kim");
     let near = token::with_left(SECRET, &login, DAY);
-    for (target, status) in [("/admin", 403), ("/closed", 403), ("/a%00", 400)] {
+    // The account was read and every check of a login made, whatever the route then says of this person.
+    for (target, status, renewed) in [("/admin", 403, true), ("/closed", 403, true), ("/a%00", 400, false)] {
         for request in [Request::get(target).cookie(&near), Request::get(target).cookie(&near).navigation()] {
             let answer = gateway.send(&request).expect(status);
-            assert_eq!(answer.all("set-cookie"), Vec::<String>::new(), "{target}");
+            assert_eq!(answer.all("set-cookie").len(), usize::from(renewed), "{target}");
+            if let Some(token) = answer.token() {
+                let (before, after) = (token::claims(&login), token::claims(&token));
+                for claim in ["sub", "sid", "__v"] {
+                    assert_eq!(before[claim], after[claim], "{target}");
+                }
+            }
         }
     }
     // Whatever its signature, a token that is no login is not renewed.
@@ -37,7 +44,7 @@ fn a_refusal_of_ours_carries_no_renewed_cookie() {
         assert!(answer.token().is_none() && answer.clears_the_cookie());
     }
     assert_eq!(upstream.count(), 0);
-    // And the same token is renewed where it opens something.
+    // And the same token is renewed where it opens something, too.
     assert!(gateway.get_with("/", &near).expect(200).token().is_some());
 }
 
