@@ -73,8 +73,12 @@ fn start_backend() -> std::io::Result<String> {
 #[expect(clippy::unnecessary_wraps, reason = "the signature that hyper wants")]
 fn show(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut rows = String::new();
-    for (name, value) in request.headers() {
-        let identity = name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("remote-");
+    let is_marked = |name: &str| name.starts_with("x-forwarded-") || name.starts_with("remote-");
+    let mut headers: Vec<_> = request.headers().iter().collect();
+    // What the page is about comes first.
+    headers.sort_by_key(|(name, _)| !is_marked(name.as_str()));
+    for (name, value) in headers {
+        let identity = is_marked(name.as_str());
         let class = if identity { " class=\"identity\"" } else { "" };
         let value = escape(&String::from_utf8_lossy(value.as_bytes()));
         // Writing to a String can't fail.
