@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use http::Request;
 use http::header::UPGRADE;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -39,7 +39,7 @@ where
         let pace = Arc::clone(&pace);
         let core = Rc::clone(&core);
         service_fn(move |request: Request<Incoming>| {
-            pace.serving();
+            pace.serving(request.body().is_end_stream());
             if request.headers().contains_key(UPGRADE) {
                 pace.forget_heads();
             }
@@ -76,6 +76,9 @@ where
             if let Poll::Ready(result) = connection.as_mut().poll(task) {
                 return Poll::Ready(result);
             }
+        }
+        if leaving && pace.is_lingering() {
+            return Poll::Ready(Ok(()));
         }
         while let Some(deadline) = pace.deadline(&limits) {
             let deadline = tokio::time::Instant::from_std(deadline);

@@ -34,6 +34,12 @@ pub(super) struct Pace {
     head: Mutex<Vec<u8>>,
     /// No head is kept: something else than HTTP will follow.
     forgets: AtomicBool,
+    /// The client may still be sending: its last request had a body, or made no sense.
+    may_send_on: AtomicBool,
+    /// The client's end of the stream has been read.
+    ended: AtomicBool,
+    /// Milliseconds since `origin` at which the connection began to be closed.
+    closing_since: AtomicU64,
 }
 
 /// Of one head.
@@ -45,6 +51,15 @@ const HEAD: u8 = 0;
 const SERVING: u8 = 1;
 /// Kept alive, waiting for the next request.
 const IDLE: u8 = 2;
+/// The last answer is out; what still comes is read and thrown away.
+const LINGERING: u8 = 3;
+
+/// How long a client may be silent, and how long it may go on sending, after an answer that ended the connection.
+///
+/// Closing a socket with unread bytes in it makes the kernel send a reset, and a client that is still writing its body
+/// may then never read the answer, a 413 say (RFC 9112 section 9.6).
+const LINGER_SILENT: Duration = Duration::from_secs(5);
+const LINGER_IN_ALL: Duration = Duration::from_secs(30);
 
 impl Pace {
     pub(super) fn new(clock: &Clock) -> Arc<Self> {
@@ -57,6 +72,9 @@ impl Pace {
             stalled_since: AtomicU64::new(0),
             head: Mutex::default(),
             forgets: AtomicBool::new(false),
+            may_send_on: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
+            closing_since: AtomicU64::new(0),
         })
     }
 
@@ -69,9 +87,15 @@ impl Pace {
         self.phase.store(phase, Ordering::Relaxed);
     }
 
-    /// A request's head is complete.
-    pub(super) fn serving(&self) {
+    /// A request's head is complete. `whole`: it has no body.
+    pub(super) fn serving(&self, whole: bool) {
         self.phase.store(SERVING, Ordering::Relaxed);
+        self.may_send_on.store(!whole, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is only kept so that its client can read the last answer.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == LINGERING
     }
 
     /// How the head that is complete now was spelled.
@@ -104,6 +128,7 @@ impl Pace {
         let phase = match self.phase.load(Ordering::Relaxed) {
             HEAD => Some(limits.header_timeout),
             IDLE => Some(limits.idle_timeout),
+            LINGERING => Some(LINGER_SILENT),
             _ => None,
         };
         let at = |millis: u64, limit: Duration| self.origin + Duration::from_millis(millis) + limit;
@@ -112,7 +137,8 @@ impl Pace {
             0 => None,
             since => Some(at(since - 1, limits.idle_timeout)),
         };
-        waiting.into_iter().chain(stalled).min()
+        let lingered = self.is_lingering().then(|| at(self.closing_since.load(Ordering::Relaxed), LINGER_IN_ALL));
+        waiting.into_iter().chain(stalled).chain(lingered).min()
     }
 }
 
@@ -146,14 +172,44 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         if let Some(came @ [_, ..]) = buffer.filled().get(before..) {
             if self.pace.is_idle() {
                 self.pace.enter(HEAD);
+                self.pace.may_send_on.store(true, Ordering::Relaxed);
             }
             self.pace.keep(came);
+        } else if poll.is_ready() {
+            self.pace.ended.store(true, Ordering::Relaxed);
         }
         poll
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncRead + Unpin> Paced<S> {
+    /// Reads and throws away what the client still sends, until it has read the answer and closes, or fails.
+    fn linger(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        const PIECE_BYTES: usize = 16 * 1024;
+        /// Then the others have their turn.
+        const MOST_PIECES: usize = 16;
+        if !self.pace.may_send_on.load(Ordering::Relaxed) || self.pace.ended.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        if !self.pace.is_lingering() {
+            self.pace.enter(LINGERING);
+            self.pace.closing_since.store(self.pace.since.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let mut piece = [std::mem::MaybeUninit::uninit(); PIECE_BYTES];
+        for _ in 0..MOST_PIECES {
+            let mut buffer = ReadBuf::uninit(&mut piece);
+            match Pin::new(&mut self.socket).poll_read(task, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.pace.enter(LINGERING),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.socket).poll_write(task, bytes);
         self.wrote(poll)
@@ -164,7 +220,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(task)
+        if !self.pace.is_lingering() {
+            std::task::ready!(Pin::new(&mut self.socket).poll_shutdown(task))?;
+        }
+        self.linger(task).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -213,5 +272,86 @@ impl<B: Body + Unpin> Body for PacedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn limits() -> Limits {
+        let [header_timeout, idle_timeout, body_timeout] = [10, 75, 60].map(Duration::from_secs);
+        Limits {
+            header_timeout,
+            idle_timeout,
+            body_timeout,
+            max_headers: 100,
+            max_header_bytes: 32_768,
+            max_connections: 10,
+        }
+    }
+
+    fn at(pace: &Pace, clock: &Clock) -> Option<Duration> {
+        pace.deadline(&limits()).map(|deadline| deadline.saturating_duration_since(clock.instant()))
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_request_was_whole_is_not_waited_for() {
+        let clock = Clock::manual(1_000);
+        let (ours, _theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        pace.serving(true);
+        paced.shutdown().await.unwrap();
+        assert!(!pace.is_lingering());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_may_send_on_is_read_until_it_ends_but_not_for_ever() {
+        let clock = Clock::manual(1_000);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        pace.serving(false);
+        let mut task = Context::from_waker(Waker::noop());
+        {
+            let mut closing = pin!(paced.shutdown());
+            assert!(closing.as_mut().poll(&mut task).is_pending());
+            assert_eq!(at(&pace, &clock), Some(LINGER_SILENT), "silence ends it");
+            assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "the client has the end of our side already");
+
+            // A client that goes on and on moves the end of the silence, and not the end of it all.
+            for _ in 0..8 {
+                clock.advance(Duration::from_secs(3));
+                theirs.write_all(b"more").await.unwrap();
+                assert!(closing.as_mut().poll(&mut task).is_pending());
+            }
+            assert_eq!(at(&pace, &clock), Some(LINGER_SILENT));
+            clock.advance(Duration::from_secs(3));
+            theirs.write_all(b"more").await.unwrap();
+            assert!(closing.as_mut().poll(&mut task).is_pending());
+            assert_eq!(at(&pace, &clock), Some(LINGER_IN_ALL.saturating_sub(Duration::from_secs(27))));
+
+            drop(theirs);
+            assert!(closing.as_mut().poll(&mut task).is_ready(), "the client has closed: nothing is left to wait for");
+        }
+        assert!(pace.is_lingering());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_closed_its_side_is_not_waited_for() {
+        let clock = Clock::manual(1_000);
+        let (ours, theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        drop(theirs);
+        assert_eq!(paced.read(&mut [0]).await.unwrap(), 0);
+        paced.shutdown().await.unwrap();
+        assert!(!pace.is_lingering());
     }
 }

@@ -295,6 +295,25 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
 }
 
 #[test]
+fn a_client_that_sends_on_after_the_last_answer_is_not_reset_and_still_reads_it() {
+    let upstream = Upstream::plain();
+    let gateway = open(&upstream);
+    let refused = Request::post("/login").field("Content-Type", "application/json").field("Content-Length", "20000000");
+    let malformed = Request::post("/open").field("Transfer-Encoding", "gzip").field("Content-Length", "20000000");
+    for (request, status) in [(refused, 413), (malformed, 400)] {
+        let mut connection = gateway.connect();
+        connection.begin(&request);
+        // More than all buffers between the two hold: unread, it would be answered with a reset.
+        for number in 0..20_000_000 / piece(0).len() {
+            connection.write(&piece(number));
+        }
+        connection.read("POST", &request.target).expect(status);
+        let after = connection.stream().read(&mut [0]).unwrap();
+        assert_eq!(after, 0, "the connection ends after that answer, and not by a reset");
+    }
+}
+
+#[test]
 fn ten_thousand_idle_connections_are_held_and_others_are_served() {
     const COUNT: usize = 10_000;
     let _turn = Turn::alone();
