@@ -143,7 +143,7 @@ async fn serve(
     core: &Rc<Core>,
     own: &Own,
     peer: Option<IpAddr>,
-    parts: Parts,
+    mut parts: Parts,
     body: Incoming,
     spelling: &Spelling,
     context: &mut Context,
@@ -228,7 +228,6 @@ async fn serve(
                 asked.remember(&parts);
                 return Err(Rejection::ForeignOrigin);
             }
-            asked.languages = languages(&parts.headers);
             let request_id = context.entry.id.clone();
             let identity = own.identity_lines(&pass);
             let outgoing = Outgoing {
@@ -244,7 +243,15 @@ async fn serve(
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
             };
-            forward(core, own, upstream, Request::from_parts(parts, body), &outgoing, &known, route, context).await?
+            let upgrade = std::mem::take(&mut parts.extensions);
+            let forwarded = forward(core, own, upstream, (&parts, body, upgrade), &outgoing, &known, route, context);
+            match forwarded.await {
+                Ok(response) => response,
+                Err(rejection) => {
+                    asked.remember(&parts);
+                    return Err(rejection);
+                }
+            }
         }
     };
     if let Some(issued) = &known.issued {
@@ -263,6 +270,8 @@ struct Known {
     identified: Identified,
     caller: Caller,
     issued: Option<Issued>,
+    /// It took more than the token: the store was asked, or a centre.
+    looked_up: bool,
 }
 
 impl Known {
@@ -300,8 +309,9 @@ async fn who(
     });
     let fresh;
     let mut live = live;
+    let looked_up = identified.unknown_key;
     // Rare as well.
-    if identified.unknown_key && Box::pin(shared.has_new_keys(&live.config.store)).await {
+    if looked_up && Box::pin(shared.has_new_keys(&live.config.store)).await {
         fresh = shared.live();
         live = &fresh;
         identified = core.with_tokens(|tokens| {
@@ -310,9 +320,9 @@ async fn who(
     }
     if !shared.sessions().needs_refresh(&live.config.token, &identified, now) {
         let caller = identified.caller.clone();
-        return Ok(Known { identified, caller, issued: None });
+        return Ok(Known { identified, caller, issued: None, looked_up });
     }
-    let mut known = Known { caller: identified.caller.clone(), identified, issued: None };
+    let mut known = Known { caller: identified.caller.clone(), identified, issued: None, looked_up: true };
     let presented = known.presented(core, live, headers);
     let user_agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let asker = Asker {
@@ -339,14 +349,19 @@ async fn forward(
     core: &Rc<Core>,
     own: &Own,
     upstream: usize,
-    mut request: Request<Incoming>,
+    (parts, body, extensions): (&Parts, Incoming, http::Extensions),
     outgoing: &Outgoing<'_>,
     known: &Known,
     route: &Route,
     context: &mut Context,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let shared = core.shared();
-    let client = outgoing.admitted.websocket.then(|| hyper::upgrade::on(&mut request));
+    let client = outgoing.admitted.websocket.then(|| {
+        // What the client's side left there for whoever wants its connection.
+        let mut upgradable = Request::new(());
+        *upgradable.extensions_mut() = extensions;
+        hyper::upgrade::on(&mut upgradable)
+    });
     // A public route stays open whoever logs out.
     let watched = match (&route.policy.access, &known.identified.credential) {
         (crate::config::Access::Public, _) | (_, None) => None,
@@ -357,8 +372,9 @@ async fn forward(
         tracing::error!(%error, "the upstreams can't be set up");
         Rejection::Defect
     })?;
-    let asked_at = shared.clock().instant();
-    let answer = upstreams.forward(upstream, request, outgoing).await;
+    // Nothing was waited for so far, but where somebody was looked up anew.
+    let asked_at = if known.looked_up { shared.clock().instant() } else { context.started };
+    let answer = upstreams.forward(upstream, parts, body, outgoing).await;
     context.entry.upstream_duration = Some(shared.clock().instant().saturating_duration_since(asked_at));
     let answer = answer?;
     // Revoked while the backend was thinking: its answer is for nobody any more.

@@ -95,14 +95,29 @@ fn parse_authority(authority: &str) -> Option<(Host, Option<u16>)> {
         None => (authority, None),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    let label_is_valid = |label: &str| {
-        matches!(label.len(), 1..=63)
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    if name.len() > 253 || !name.split('.').all(label_is_valid) {
+    if name.len() > 253 {
         return None;
     }
-    let has_upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    // Every request pays for this: each byte is looked at once.
+    let (mut label_length, mut has_upper) = (0, false);
+    for byte in name.bytes() {
+        match byte {
+            b'.' if label_length == 0 => return None,
+            b'.' => label_length = 0,
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label_length += 1,
+            b'A'..=b'Z' => {
+                has_upper = true;
+                label_length += 1;
+            }
+            _ => return None,
+        }
+        if label_length > 63 {
+            return None;
+        }
+    }
+    if label_length == 0 {
+        return None;
+    }
     let canonical = if has_upper { name.to_ascii_lowercase().into() } else { name.into() };
     Some((Host(canonical), port))
 }

@@ -90,13 +90,15 @@ impl<'a> Way<'a> {
 }
 
 /// An address as text, on the stack.
-struct Address {
+pub struct Address {
     text: [u8; 48],
     length: usize,
 }
 
 impl Address {
-    fn of(address: IpAddr) -> Self {
+    /// As RFC 5952 writes it.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         use std::io::Write as _;
         let mut text = [0; 48];
         let mut rest = &mut text[..];
@@ -113,7 +115,9 @@ impl Address {
         Self { text, length: 48 - left }
     }
 
-    fn text(&self) -> &[u8] {
+    /// ASCII.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
         self.text.get(..self.length).unwrap_or_default()
     }
 }

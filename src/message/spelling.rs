@@ -3,6 +3,8 @@
 //! Names are compared without regard to case everywhere, but some old backends are not so wise, so the spelling goes on.
 //! It is looked up in the bytes as they came, and nothing but letter case is ever taken from them.
 
+use std::cell::RefCell;
+
 /// The bytes of one head as they came. Empty where they are not known.
 #[derive(Default)]
 pub struct Spelling {
@@ -12,6 +14,36 @@ pub struct Spelling {
 /// Lines that one message's lookups may pass by; a head in which the names stand in the order of the lookups needs as
 /// many as it has lines.
 const PATIENCE: usize = 1024;
+
+/// Buffers that one thread keeps for the heads that come next: most are done with when the next one comes.
+const KEPT_BUFFERS: usize = 8;
+const MOST_KEPT_BYTES: usize = 4 * 1024;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer for the bytes of a head.
+#[must_use]
+pub fn buffer() -> Vec<u8> {
+    BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+impl Drop for Spelling {
+    fn drop(&mut self) {
+        let mut head = std::mem::take(&mut self.head);
+        if (1..=MOST_KEPT_BYTES).contains(&head.capacity()) {
+            head.clear();
+            // While the thread ends there may be no place for it any more.
+            let _ = BUFFERS.try_with(|buffers| {
+                let mut buffers = buffers.borrow_mut();
+                if buffers.len() < KEPT_BUFFERS {
+                    buffers.push(head);
+                }
+            });
+        }
+    }
+}
 
 impl Spelling {
     /// `head` begins with a head, whole or not; what follows it is not looked at.

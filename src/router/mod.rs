@@ -208,10 +208,13 @@ impl Router {
                 && lookup(&tables, reading, method, Case::Folded) == first
         };
         let mut same = true;
-        readings.all(&mut |reading| {
-            same = agrees(reading);
-            same
-        });
+        // Where there is one reading and no case to fold, `first` was all there is to ask.
+        if !(readings.is_plain() && has_no_case(&tables, readings.as_sent())) {
+            readings.all(&mut |reading| {
+                same = agrees(reading);
+                same
+            });
+        }
         if !same || (!readings.complete() && !self.has_one_outcome()) {
             return Err(NoRoute::Ambiguous);
         }
@@ -279,6 +282,11 @@ fn lookup(tables: &[Option<&Table>; 3], path: &[u8], method: &Method, case: Case
         .map(|table| table.find(path, method, case))
         .find(|found| *found != Found::Nothing)
         .unwrap_or(Found::Nothing)
+}
+
+/// Whether folding the case changes nothing, neither here nor there.
+fn has_no_case(tables: &[Option<&Table>; 3], path: &[u8]) -> bool {
+    tables.iter().flatten().all(|table| !table.has_upper) && !path.iter().any(u8::is_ascii_uppercase)
 }
 
 type Paths = HashMap<Box<[u8]>, Entry, Hasher>;

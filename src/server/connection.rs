@@ -36,8 +36,7 @@ where
     let limits = core.shared().live().config.server.limits.clone();
     let pace = Pace::new(core.shared().clock());
     let service = {
-        let pace = Arc::clone(&pace);
-        let core = Rc::clone(&core);
+        let (pace, core) = (Arc::clone(&pace), Rc::clone(&core));
         service_fn(move |request: Request<Incoming>| {
             pace.serving(request.body().is_end_stream());
             if request.headers().contains_key(UPGRADE) {
@@ -64,13 +63,17 @@ where
 
     let mut alarm: Option<Pin<Box<Sleep>>> = None;
     let mut leaving = false;
+    let mut listens = false;
     let mut stage_changes = pin!(stage_reached(stage));
     let over = std::future::poll_fn(|task: &mut Context<'_>| {
         if let Poll::Ready(result) = connection.as_mut().poll(task) {
             return Poll::Ready(result);
         }
         // The end of the grace for idle connections, or of the whole drain.
-        if !leaving && stage_changes.as_mut().poll(task).is_ready() {
+        // This task listens for it since its first turn, so only a drain is worth another look.
+        let look = !leaving && (!listens || core.shared().is_draining());
+        listens = true;
+        if look && stage_changes.as_mut().poll(task).is_ready() {
             leaving = true;
             connection.as_mut().graceful_shutdown();
             if let Poll::Ready(result) = connection.as_mut().poll(task) {

@@ -4,6 +4,7 @@
 //! (its socket has to be `Send` for upgrades), and the connection looks at it only when it has nothing else to do, so
 //! that an ordinary request arms no timer.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
 use crate::config::Limits;
-use crate::message::spelling::Spelling;
+use crate::message::spelling::{self, Spelling};
 
 /// What one connection is doing, and since when.
 pub(super) struct Pace {
@@ -114,6 +115,9 @@ impl Pace {
             return;
         }
         let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        if head.capacity() == 0 {
+            *head = spelling::buffer();
+        }
         let room = MOST_KEPT_BYTES.saturating_sub(head.len());
         head.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
     }
@@ -140,6 +144,13 @@ impl Pace {
         let lingered = self.is_lingering().then(|| at(self.closing_since.load(Ordering::Relaxed), LINGER_IN_ALL));
         waiting.into_iter().chain(stalled).chain(lingered).min()
     }
+}
+
+/// So much is copied together for one plain write: the kernel takes longer over a list of pieces.
+const SMALL_WRITE_BYTES: usize = 4 * 1024;
+
+thread_local! {
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A socket that tells its pace.
@@ -235,7 +246,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         task: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.socket).poll_write_vectored(task, slices);
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let poll = if length <= SMALL_WRITE_BYTES {
+            GATHERED.with_borrow_mut(|gathered| {
+                gathered.clear();
+                for slice in slices {
+                    gathered.extend_from_slice(slice);
+                }
+                Pin::new(&mut self.socket).poll_write(task, gathered)
+            })
+        } else {
+            Pin::new(&mut self.socket).poll_write_vectored(task, slices)
+        };
         self.wrote(poll)
     }
 }

@@ -15,6 +15,7 @@ use http::{HeaderValue, Method};
 use super::metrics::{Metrics, RouteCounters};
 use crate::clock::{Clock, rfc3339};
 use crate::config::LogFormat;
+use crate::message::forwarded::Address;
 use crate::policy::Principal;
 
 /// The facts of one request, filled in as they become known. Everything in it is shared with whoever found it out:
@@ -190,24 +191,30 @@ impl AccessLog {
         match entry.client {
             None => lines.extend_from_slice(b",\"client\":null"),
             Some(client) => {
-                // Writing to a vector can't fail.
-                let _ = write!(lines, ",\"client\":\"{client}\"");
+                lines.extend_from_slice(b",\"client\":\"");
+                lines.extend_from_slice(Address::of(client).text());
+                lines.push(b'"');
             }
         }
+        // A method is a token (RFC 9110 section 9.1), so nothing in it needs escaping.
+        lines.extend_from_slice(b",\"method\":\"");
+        lines.extend_from_slice(entry.method.as_str().as_bytes());
         for (name, text) in [
-            (&b",\"method\":"[..], entry.method.as_str()),
-            (b",\"host\":", entry.host()),
+            (&b"\",\"host\":"[..], entry.host()),
             (b",\"path\":", entry.path()),
             (b",\"route\":", entry.route()),
             (b",\"user\":", entry.user()),
-            (b",\"decision\":", entry.decision),
-            (b",\"reason\":", entry.reason),
         ] {
             lines.extend_from_slice(name);
             json_string(lines, text);
         }
+        // Words of our own.
+        lines.extend_from_slice(b",\"decision\":\"");
+        lines.extend_from_slice(entry.decision.as_bytes());
+        lines.extend_from_slice(b"\",\"reason\":\"");
+        lines.extend_from_slice(entry.reason.as_bytes());
         let mut digits = itoa::Buffer::new();
-        lines.extend_from_slice(b",\"status\":");
+        lines.extend_from_slice(b"\",\"status\":");
         lines.extend_from_slice(digits.format(entry.status).as_bytes());
         lines.extend_from_slice(b",\"bytes\":");
         lines.extend_from_slice(digits.format(entry.bytes).as_bytes());

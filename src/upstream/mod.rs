@@ -18,14 +18,15 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 pub use self::body::UpstreamBody;
@@ -36,7 +37,7 @@ use self::http1::{Buffers, Connection, Message, Silence, request, response};
 use self::pool::Pool;
 pub use self::tunnel::Tunnel;
 use self::upload::{ClientFault, Upload, upload};
-use crate::clock::{Clock, poll_alarm};
+use crate::clock::Clock;
 use crate::config::{self, UpstreamHost};
 use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
@@ -177,14 +178,14 @@ impl Upstreams {
     pub async fn forward(
         &self,
         upstream: usize,
-        request: Request<Incoming>,
+        parts: &Parts,
+        incoming: Incoming,
         outgoing: &Outgoing<'_>,
     ) -> Result<Answer, Error> {
         let Some(one) = self.all.get(upstream) else {
             let source = io::Error::other("there is no such upstream");
             return Err(Error::Unreachable { upstream: upstream.to_string(), source });
         };
-        let (parts, incoming) = request.into_parts();
         let fixed = match &one.config.host {
             UpstreamHost::Preserve => Some(outgoing.admitted.authority.clone()),
             UpstreamHost::Fixed(name) => HeaderValue::from_str(name).ok(),
@@ -201,7 +202,7 @@ impl Upstreams {
             upstreams: self,
             fixed_host: fixed.as_ref(),
             head: request::Head {
-                parts: &parts,
+                parts,
                 outgoing,
                 forward_token: one.config.forward_token,
                 framing,
@@ -235,11 +236,7 @@ impl Upstreams {
 
 /// A request's head as it would go to a backend, read back. `None`: its path can't be written without the prefix.
 #[cfg(any(test, fuzzing))]
-pub fn rewritten(
-    parts: &http::request::Parts,
-    outgoing: &Outgoing<'_>,
-    forward_token: bool,
-) -> Option<http::HeaderMap> {
+pub fn rewritten(parts: &Parts, outgoing: &Outgoing<'_>, forward_token: bool) -> Option<http::HeaderMap> {
     let trailers = trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name));
     // A body is the business of others.
     let framing = request::Framing::Length(0);
@@ -388,7 +385,7 @@ impl Exchange<'_> {
         message: Message,
     ) -> Result<(Box<Connection>, response::Head), Failed> {
         let limit = self.one.config.response_timeout;
-        let mut alarm = pin!(None);
+        let mut due = None;
         let mut pieces = 0;
         connection.begin(message);
         let outcome = std::future::poll_fn(|task: &mut Context<'_>| {
@@ -403,18 +400,16 @@ impl Exchange<'_> {
                 }));
             }
             // An upload may take as long as it moves.
-            if alarm.is_none() || pieces != connection.pieces() {
+            if pieces != connection.pieces() {
                 pieces = connection.pieces();
-                alarm.set(Some(tokio::time::sleep(limit)));
+                due = None;
             }
-            while let Some(ringing) = alarm.as_mut().as_pin_mut()
-                && poll_alarm(ringing, task).is_ready()
-            {
+            while connection.poll_due(task, *due.get_or_insert_with(|| Instant::now() + limit)).is_ready() {
                 // A client that stalls has a limit of its own, and is not the backend's failure.
                 if !connection.waits_for_client() {
                     return Poll::Ready(Err(Failed::TimedOut));
                 }
-                alarm.set(Some(tokio::time::sleep(limit)));
+                due = None;
             }
             Poll::Pending
         })

@@ -127,7 +127,7 @@ async fn answer(
         *response.status_mut() = status;
         response
     };
-    Ok(match upstreams.forward(0, Request::from_parts(parts, body), &outgoing).await {
+    Ok(match upstreams.forward(0, &parts, body, &outgoing).await {
         Ok(Answer::Response(response)) => response.map(LocalBody::Upstream),
         Ok(Answer::Tunnel { head, upstream }) => {
             tokio::task::spawn_local(upstream.join(client, std::future::pending()));

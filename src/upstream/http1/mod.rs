@@ -19,11 +19,13 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use self::request::Framing;
 use self::response::{Asked, Head, MOST_HEAD_BYTES, Malformed, Read};
 use super::connect::Stream;
 use super::upload::{ClientFault, Piece, Upload};
+use crate::clock::poll_alarm;
 
 /// For the first read of an answer, and for reads of pieces of unknown size.
 const READ_BYTES: usize = 16 * 1024;
@@ -211,6 +213,8 @@ pub(super) struct Connection {
     /// So much of what came has been looked at for a head.
     looked_at: usize,
     interim: usize,
+    /// Of whichever request uses it; one that is set already is only looked at.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
@@ -228,6 +232,7 @@ impl Connection {
             unsent: false,
             looked_at: 0,
             interim: 0,
+            alarm: None,
         })
     }
 
@@ -252,6 +257,22 @@ impl Connection {
     /// The message back, when the backend has taken nothing of it.
     pub(super) fn take_unsent(&mut self) -> Option<Message> {
         self.unsent.then(|| std::mem::take(&mut self.message))
+    }
+
+    /// Whether `due` is over; otherwise the task is woken then. Later and later moments cost next to nothing: the alarm
+    /// stays where it was set first, and is set anew when it rings too early.
+    pub(super) fn poll_due(&mut self, task: &mut Context<'_>, due: Instant) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if alarm.deadline() > due {
+            alarm.as_mut().reset(due);
+        }
+        while poll_alarm(alarm.as_mut(), task).is_ready() {
+            if alarm.deadline() >= due {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 
     /// Whether something of an answer came.
