@@ -16,7 +16,11 @@ use crate::feed::FeedBody;
 use crate::upstream::{BodyError, UpstreamBody};
 
 /// An answer's body. When it ends, or is dropped because the client has left, the access line is written.
-pub struct AnswerBody {
+///
+/// In a box: an answer changes hands often on its way out.
+pub struct AnswerBody(Box<Inner>);
+
+struct Inner {
     source: Source,
     context: Option<Context>,
 }
@@ -33,13 +37,17 @@ enum Source {
 }
 
 impl AnswerBody {
-    pub(super) const fn own(body: Full<Bytes>) -> Self {
-        Self { source: Source::Own(body), context: None }
+    fn of(source: Source) -> Self {
+        Self(Box::new(Inner { source, context: None }))
+    }
+
+    pub(super) fn own(body: Full<Bytes>) -> Self {
+        Self::of(Source::Own(body))
     }
 
     /// The revocation feed of a centre.
     pub(super) fn feed(body: FeedBody) -> Self {
-        Self { source: Source::Feed(Box::new(body)), context: None }
+        Self::of(Source::Feed(Box::new(body)))
     }
 
     pub(super) fn nothing() -> Self {
@@ -49,15 +57,17 @@ impl AnswerBody {
     /// `verified`: whose logout ends the stream.
     pub(super) fn upstream(body: UpstreamBody, streams: &Rc<Streams>, verified: Option<Arc<Verified>>) -> Self {
         let unwatched = verified.map(|verified| (Rc::clone(streams), verified));
-        Self { source: Source::Upstream { body, unwatched, watched: None }, context: None }
+        Self::of(Source::Upstream { body, unwatched, watched: None })
     }
 
     /// `without_body`: the status or the method says that no body follows, so none is missing when it is not read.
-    pub(super) fn with_context(self, mut context: Context, without_body: bool) -> Self {
-        if without_body || self.is_end_stream() {
+    pub(super) fn with_context(mut self, context: Context, without_body: bool) -> Self {
+        let is_over = without_body || self.is_end_stream();
+        let context = self.0.context.insert(context);
+        if is_over {
             context.complete();
         }
-        Self { context: Some(context), ..self }
+        self
     }
 }
 
@@ -69,7 +79,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         let poll = match &mut this.source {
             Source::Own(body) => match Pin::new(body).poll_frame(task) {
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
@@ -121,11 +131,11 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
+        self.0.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        match &self.0.source {
             Source::Own(body) => body.size_hint(),
             Source::Feed(body) => body.size_hint(),
             Source::Upstream { body, .. } => body.size_hint(),

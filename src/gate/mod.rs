@@ -60,10 +60,10 @@ pub async fn handle(
     let mut context = Context::open(shared.clock(), &shared.telemetry().access, peer, request.method().clone());
     let own = core.own();
     let live = &own.live;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
     let outcome = {
-        let mut served = pin!(serve(&core, &own, peer, parts, body, &spelling, &mut context, &mut asked));
+        let mut served = pin!(serve(&core, &own, peer, &mut parts, body, &spelling, &mut context, &mut asked));
         std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
     };
     let mut response = match outcome {
@@ -143,18 +143,18 @@ async fn serve(
     core: &Rc<Core>,
     own: &Own,
     peer: Option<IpAddr>,
-    mut parts: Parts,
+    parts: &mut Parts,
     body: Incoming,
     spelling: &Spelling,
     context: &mut Context,
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let (shared, live) = (core.shared(), &own.live);
-    let admitted = match admit(&parts, peer, &live.edge) {
+    let admitted = match admit(parts, peer, &live.edge) {
         Ok(admitted) => admitted,
         Err(malformed) => {
             context.entry.path = Some(parts.uri.path().into());
-            asked.remember(&parts);
+            asked.remember(parts);
             return Err(malformed.into());
         }
     };
@@ -168,7 +168,7 @@ async fn serve(
     let route = match route {
         Ok(route) => route,
         Err(error) => {
-            asked.remember(&parts);
+            asked.remember(parts);
             return Err(error.into());
         }
     };
@@ -178,7 +178,7 @@ async fn serve(
     let known = match who(core, live, admitted, route, &parts.headers).await {
         Ok(known) => known,
         Err(rejection) => {
-            asked.remember(&parts);
+            asked.remember(parts);
             return Err(rejection);
         }
     };
@@ -191,7 +191,7 @@ async fn serve(
     let pass = match decide(&route.policy, &known.caller) {
         Ok(pass) => pass,
         Err(denied) => {
-            asked.remember(&parts);
+            asked.remember(parts);
             return Err(denied.into());
         }
     };
@@ -212,12 +212,13 @@ async fn serve(
             };
             // In boxes of their own, so that forwarded requests do not carry their size around.
             if endpoint == Endpoint::Feed {
-                match Box::pin(shared.portal().feed(&visit, &parts)).await {
+                match Box::pin(shared.portal().feed(&visit, parts)).await {
                     Ok(feed) => feed.map(AnswerBody::feed),
                     Err(refusal) => refusal.map(AnswerBody::own),
                 }
             } else {
-                let request = Request::from_parts(parts, body);
+                let (nothing, ()) = Request::new(()).into_parts();
+                let request = Request::from_parts(std::mem::replace(parts, nothing), body);
                 Box::pin(shared.portal().answer(endpoint, &visit, request)).await.map(AnswerBody::own)
             }
         }
@@ -225,7 +226,7 @@ async fn serve(
             // A route without an upstream is closed, and a closed route gives no Pass.
             let Some(upstream) = upstream else { return Err(Rejection::Defect) };
             if admitted.websocket && !origin::may_connect(&parts.headers, admitted, &live.config.login.redirect_hosts) {
-                asked.remember(&parts);
+                asked.remember(parts);
                 return Err(Rejection::ForeignOrigin);
             }
             let request_id = context.entry.id.clone();
@@ -244,11 +245,11 @@ async fn serve(
                 spelling,
             };
             let upgrade = std::mem::take(&mut parts.extensions);
-            let forwarded = forward(core, own, upstream, (&parts, body, upgrade), &outgoing, &known, route, context);
+            let forwarded = forward(core, own, upstream, (&*parts, body, upgrade), &outgoing, &known, route, context);
             match forwarded.await {
                 Ok(response) => response,
                 Err(rejection) => {
-                    asked.remember(&parts);
+                    asked.remember(parts);
                     return Err(rejection);
                 }
             }
