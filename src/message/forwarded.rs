@@ -90,15 +90,13 @@ impl<'a> Way<'a> {
 }
 
 /// An address as text, on the stack.
-pub struct Address {
+struct Address {
     text: [u8; 48],
     length: usize,
 }
 
 impl Address {
-    /// As RFC 5952 writes it.
-    #[must_use]
-    pub fn of(address: IpAddr) -> Self {
+    fn of(address: IpAddr) -> Self {
         use std::io::Write as _;
         let mut text = [0; 48];
         let mut rest = &mut text[..];
@@ -115,9 +113,7 @@ impl Address {
         Self { text, length: 48 - left }
     }
 
-    /// ASCII.
-    #[must_use]
-    pub fn text(&self) -> &[u8] {
+    fn text(&self) -> &[u8] {
         self.text.get(..self.length).unwrap_or_default()
     }
 }

@@ -15,7 +15,6 @@ use http::{HeaderValue, Method};
 use super::metrics::{Metrics, RouteCounters};
 use crate::clock::{Clock, rfc3339};
 use crate::config::LogFormat;
-use crate::message::forwarded::Address;
 use crate::policy::Principal;
 
 /// The facts of one request, filled in as they become known. Everything in it is shared with whoever found it out:
@@ -191,9 +190,8 @@ impl AccessLog {
         match entry.client {
             None => lines.extend_from_slice(b",\"client\":null"),
             Some(client) => {
-                lines.extend_from_slice(b",\"client\":\"");
-                lines.extend_from_slice(Address::of(client).text());
-                lines.push(b'"');
+                // Writing to a vector can't fail.
+                let _ = write!(lines, ",\"client\":\"{client}\"");
             }
         }
         // A method is a token (RFC 9110 section 9.1), so nothing in it needs escaping.
