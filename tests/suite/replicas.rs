@@ -579,6 +579,188 @@ fn a_database_without_a_free_connection_is_no_end() {
     load.stop();
 }
 
+/// A primary and its standby, and a database on both.
+struct Pair {
+    primary: Cluster,
+    standby: Cluster,
+    name: String,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Cluster::start(&[]);
+        let name = primary.database().name;
+        let standby = primary.standby();
+        Self { primary, standby, name }
+    }
+
+    /// As the primary has it.
+    fn database(&self) -> Database<'_> {
+        Database { cluster: &self.primary, name: self.name.clone() }
+    }
+
+    /// What an operator writes: both servers, in this order.
+    fn url(&self) -> String {
+        self.database().url_at_any(&[self.primary.address(), self.standby.address()])
+    }
+
+    /// The primary waits with every answer until the standby would show it too.
+    fn synchronize(&self) {
+        self.primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+        self.primary.sql("postgres", "ALTER SYSTEM SET synchronous_commit = 'remote_apply'");
+        self.primary.sql("postgres", "SELECT pg_reload_conf()");
+        until("the standby to be waited for", || {
+            let states = self.primary.sql("postgres", "SELECT sync_state FROM pg_stat_replication");
+            states == [["sync"]]
+        });
+    }
+
+    /// From here on the standby hears of nothing.
+    fn separate(&self) {
+        self.standby.sql("postgres", "ALTER SYSTEM SET primary_conninfo = ''");
+        self.standby.sql("postgres", "SELECT pg_reload_conf()");
+        let count = |cluster: &Cluster, table| cluster.sql("postgres", &format!("SELECT count(*) FROM {table}"));
+        until("the standby to be alone", || {
+            count(&self.standby, "pg_stat_wal_receiver") == [["0"]]
+                && count(&self.primary, "pg_stat_replication") == [["0"]]
+        });
+    }
+
+    /// The standby is the primary now.
+    fn promote(&self) -> Database<'_> {
+        self.standby.promote();
+        Database { cluster: &self.standby, name: self.name.clone() }
+    }
+}
+
+const LOG_HEAD: &str = "SELECT number FROM doorward_log_head";
+
+#[test]
+fn the_primary_is_killed_its_standby_promoted_and_the_replicas_go_on_there_by_themselves() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    pair.synchronize();
+    let replicas = [on(&pair.url(), &upstream).user("kim", &[]).start(), on(&pair.url(), &upstream).start()];
+    let [token, ended] = [replicas[0].login("kim"), replicas[1].login("kim")];
+    let loads = replicas.each_ref().map(|replica| Load::start(replica, &token));
+    logout(&replicas[0], &ended);
+    let before = pair.database().number(LOG_HEAD);
+    pair.primary.kill();
+    let killed = Instant::now();
+    for replica in &replicas {
+        refuses_in_time(replica, &token);
+        until("/ready to say so", || says(replica, "store_unreachable"));
+    }
+    let database = pair.promote();
+    let promoted = Instant::now();
+    for replica in &replicas {
+        until("it to recover by itself", || reasons(replica).is_empty());
+    }
+    println!(
+        "ready again {:?} after the promotion, {:?} after the end of the primary",
+        promoted.elapsed(),
+        killed.elapsed()
+    );
+    for (one, other) in [(&replicas[0], &replicas[1]), (&replicas[1], &replicas[0])] {
+        let new = one.login("kim");
+        other.get_with("/", &new).expect(200);
+        logout(one, &new);
+        until("the logout to arrive", || other.get_with("/", &new).status == 401);
+        one.get_with("/", &ended).expect(401);
+    }
+    // Nothing was lost, so the log is the same, and its numbers go on by one.
+    assert_eq!(database.number(LOG_HEAD), before + 2);
+    // One that starts now knows from the new primary alone.
+    let late = on(&pair.url(), &upstream).start();
+    late.get_with("/", &token).expect(200);
+    late.get_with("/", &ended).expect(401);
+    for load in loads {
+        load.stop();
+    }
+    for replica in &replicas {
+        assert_eq!(ready(replica.admin), Some(200));
+        assert!(!replica.logs().contains("is not the one that was read"), "{}", replica.logs());
+    }
+}
+
+#[test]
+fn a_logout_that_the_standby_never_heard_of_stays_refused_by_those_who_did() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    let mut replicas = vec![on(&pair.url(), &upstream).user("kim", &[]).user("lee", &[]).start()];
+    replicas.extend((0..2).map(|_| on(&pair.url(), &upstream).start()));
+    let [token, lost] = [replicas[0].login("kim"), replicas[1].login("kim")];
+    let replayed = "SELECT bool_and(replay_lsn = pg_current_wal_lsn()) FROM pg_stat_replication";
+    until("the standby to have all of it", || pair.primary.sql("postgres", replayed) == [["t"]]);
+    pair.separate();
+    // Two hear of it, and a login knows its number; the third is stopped.
+    replicas[2].signal(Signal::STOP);
+    logout(&replicas[0], &lost);
+    until("the logout to arrive", || replicas[1].get_with("/", &lost).status == 401);
+    let late_login = replicas[1].login("lee");
+    let seen = pair.database().number(LOG_HEAD);
+    let loads = [0, 1].map(|index| Load::start(&replicas[index], &token));
+    pair.primary.kill();
+    let database = pair.promote();
+    for replica in &replicas[..2] {
+        until("it to recover by itself", || reasons(replica).is_empty());
+        replica.get_with("/", &lost).expect(401);
+    }
+    until("the log to go on above all that was seen", || database.number(LOG_HEAD) > seen);
+    assert!(replicas.iter().any(|replica| replica.logs().contains("is not the one that was read")));
+    // What is revoked from here on has a number above all that any token names.
+    replicas[0].command(&["user", "disable", "lee"]).expect(0);
+    until("the end of that account to arrive", || replicas[1].get_with("/", &late_login).status == 401);
+    replicas[2].signal(Signal::CONT);
+    until("the third to have caught up", || replicas[2].get_with("/", &late_login).status == 401);
+    until("it to be well", || reasons(&replicas[2]).is_empty());
+    for load in loads {
+        load.stop();
+    }
+    // What is lost with the primary is known to those who heard of it, as long as they live, and to nobody else.
+    for replica in &replicas[..2] {
+        replica.get_with("/", &lost).expect(401);
+    }
+    replicas[2].get_with("/", &lost).expect(200);
+    // So the log says what to do.
+    replicas[2].command(&["session", "revoke", "--all"]).expect(0);
+    for replica in &replicas {
+        until("everybody to be logged out", || replica.get_with("/", &token).status == 401);
+        replica.get_with("/", &lost).expect(401);
+    }
+}
+
+#[test]
+fn a_primary_that_is_cut_off_and_says_nothing_hides_the_new_one_from_nobody() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    let link = Link::to(pair.primary.address());
+    let url = pair.database().url_at_any(&[link.address, pair.standby.address()]);
+    let replicas = [on(&url, &upstream).user("kim", &[]).start(), on(&url, &upstream).start()];
+    let token = replicas[0].login("kim");
+    let loads = replicas.each_ref().map(|replica| Load::start(replica, &token));
+    // It accepts connections, and swallows all that is sent on them.
+    link.swallow(true);
+    for replica in &replicas {
+        until("/ready to say so", || says(replica, "store_unreachable"));
+    }
+    pair.promote();
+    let promoted = Instant::now();
+    for replica in &replicas {
+        until("it to recover by itself", || reasons(replica).is_empty());
+    }
+    println!("ready again {:?} after the promotion", promoted.elapsed());
+    let new = replicas[0].login("kim");
+    logout(&replicas[1], &new);
+    until("the logout to arrive", || replicas[0].get_with("/", &new).status == 401);
+    for load in loads {
+        load.stop();
+    }
+}
+
 #[test]
 fn a_request_makes_no_database_call() {
     const REQUESTS: usize = 3000;

@@ -80,13 +80,54 @@ impl Cluster {
         (cluster, folder.join("ca.crt"))
     }
 
-    fn prepare(settings: &[&str]) -> Self {
-        let programs = programs();
+    /// A standby of this one, which streams all that happens here, and takes changes only when it is promoted.
+    pub(crate) fn standby(&self) -> Self {
+        let mut standby = Self::empty(&self.settings);
+        let copied = as_owner(self.owner, &self.programs.join("pg_basebackup"))
+            .env("PGPASSWORD", PASSWORD)
+            .args(["--host", "127.0.0.1", "--port", &self.address.port().to_string(), "--username", "doorward"])
+            .args(["--checkpoint", "fast", "--wal-method", "stream", "--no-sync", "--write-recovery-conf", "--pgdata"])
+            .arg(standby.folder.join("data"))
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        // What --write-recovery-conf has written goes with our own configuration.
+        standby.settings.push(format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=doorward password=''{PASSWORD}'' application_name=standby'",
+            self.address.port()
+        ));
+        standby.run();
+        standby
+    }
+
+    /// Makes a standby a primary, and waits until it is one.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.sql("postgres", "SELECT pg_promote(true, 60)"), [["t"]]);
+    }
+
+    /// A folder, a port and the programs.
+    fn empty(settings: &[String]) -> Self {
         let owner = other_user();
         let folder = tempfile::Builder::new().prefix("doorward-postgres-").tempdir().unwrap().keep();
         if let Some((user, group)) = owner {
             std::os::unix::fs::chown(&folder, Some(user), Some(group)).unwrap();
         }
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        Self {
+            folder,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            programs: programs(),
+            owner,
+            guard: Mutex::new(None),
+            settings: settings.to_vec(),
+        }
+    }
+
+    fn prepare(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let cluster = Self::empty(&settings);
+        let Self { folder, programs, owner, .. } = &cluster;
+        let owner = *owner;
         let secret = folder.join("password");
         fs::write(&secret, PASSWORD).unwrap();
         if let Some((user, group)) = owner {
@@ -111,15 +152,7 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        Self {
-            folder,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            programs,
-            owner,
-            guard: Mutex::new(None),
-            settings: settings.iter().map(ToString::to_string).collect(),
-        }
+        cluster
     }
 
     /// Starts the server and waits until it answers.
@@ -136,7 +169,9 @@ impl Cluster {
         fs::write(self.folder.join("data/postgresql.auto.conf"), configuration).unwrap();
         // The server in the background of a shell that waits for our end of the pipe.
         let script = r#""$1" -D "$2/data" >> "$2/log" 2>&1 < /dev/null & server=$!
-            echo started; read -r word; kill -INT $server; wait $server; [ "$word" = keep ] || rm -rf "$2""#;
+            echo started; read -r word
+            case $word in kill) kill -KILL $server;; *) kill -INT $server;; esac
+            wait $server; case $word in keep | kill) ;; *) rm -rf "$2";; esac"#;
         let mut guard = as_owner(self.owner, Path::new("/bin/sh"))
             .args(["-c", script, "sh"])
             .arg(self.programs.join("postgres"))
@@ -160,8 +195,17 @@ impl Cluster {
 
     /// Stops the server, as an operator in a hurry does: running statements are ended.
     pub(crate) fn stop(&self) {
+        self.end("keep");
+    }
+
+    /// `kill -9`: it ends in the middle of whatever it does. What is left of it ends when it notices.
+    pub(crate) fn kill(&self) {
+        self.end("kill");
+    }
+
+    fn end(&self, how: &str) {
         if let Some((mut guard, mut pipe)) = self.guard.lock().unwrap().take() {
-            pipe.write_all(b"keep\n").unwrap();
+            writeln!(pipe, "{how}").unwrap();
             drop(pipe);
             guard.wait().unwrap();
         }
@@ -231,8 +275,15 @@ impl Database<'_> {
 
     /// The same database by another way, such as a proxy.
     pub(crate) fn url_at(&self, address: SocketAddr) -> String {
+        self.url_at_any(&[address])
+    }
+
+    /// The same database at whichever of several servers takes changes, as an operator writes it.
+    pub(crate) fn url_at_any(&self, addresses: &[SocketAddr]) -> String {
         let password = PASSWORD.replace(' ', "%20");
-        format!("postgres://doorward:{password}@{address}/{}", self.name)
+        let places: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let attributes = if addresses.len() > 1 { "?target_session_attrs=read-write" } else { "" };
+        format!("postgresql://doorward:{password}@{}/{}{attributes}", places.join(","), self.name)
     }
 
     #[track_caller]
