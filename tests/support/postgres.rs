@@ -114,9 +114,9 @@ impl Cluster {
         }
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         Self {
+            programs: programs(&folder),
             folder,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
-            programs: programs(),
             owner,
             guard: Mutex::new(None),
             settings: settings.to_vec(),
@@ -134,17 +134,7 @@ impl Cluster {
             std::os::unix::fs::chown(&secret, Some(user), Some(group)).unwrap();
         }
         let initdb = as_owner(owner, &programs.join("initdb"))
-            .args([
-                "--no-sync",
-                "--no-instructions",
-                "-A",
-                "scram-sha-256",
-                "-U",
-                "doorward",
-                "-E",
-                "UTF8",
-                "--locale=C",
-            ])
+            .args(["--no-sync", "-A", "scram-sha-256", "-U", "doorward", "-E", "UTF8", "--locale=C"])
             .arg("--pwfile")
             .arg(&secret)
             .arg("-D")
@@ -152,6 +142,10 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+        if let Ok(wanted) = std::env::var("DOORWARD_TEST_POSTGRES") {
+            let made = fs::read_to_string(folder.join("data/PG_VERSION")).unwrap();
+            assert_eq!(made.trim(), wanted, "another version than the one that is to be tested");
+        }
         cluster
     }
 
@@ -298,8 +292,23 @@ impl Database<'_> {
     }
 }
 
-/// The newest version that Debian's packages have installed.
-fn programs() -> PathBuf {
+/// The newest version that Debian's packages have installed; or the one that `DOORWARD_TEST_POSTGRES` names (`13`, `18`),
+/// which `tests/run` installs. That one is copied to the cluster's folder, for its user may not reach ours.
+fn programs(folder: &Path) -> PathBuf {
+    if let Ok(version) = std::env::var("DOORWARD_TEST_POSTGRES") {
+        let npm = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache/npm/node_modules");
+        let native = npm.join(format!("postgres-{version}/native"));
+        assert!(
+            native.join("bin/postgres").exists(),
+            "{} is not there: run tests/run, which installs it",
+            native.display()
+        );
+        let copied = Command::new("cp").arg("-R").arg(&native).arg(folder.join("programs")).status().unwrap();
+        assert!(copied.success());
+        let opened = Command::new("chmod").args(["-R", "a+rX"]).arg(folder.join("programs")).status().unwrap();
+        assert!(opened.success());
+        return folder.join("programs/bin");
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versions
         .filter_map(|entry| {
