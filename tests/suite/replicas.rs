@@ -356,6 +356,95 @@ impl Load {
     }
 }
 
+/// Requests with a valid token as patient clients make them: one on a connection of its own after the other, and many on
+/// one connection until an answer says that it is the last.
+fn patient_load(gateway: &Gateway, token: &str, over: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<[usize; 2]>> {
+    let client = |per_connection: usize| {
+        let (address, token, over) = (gateway.address, token.to_owned(), Arc::clone(over));
+        std::thread::spawn(move || {
+            let (mut connections, mut requests) = (0, 0);
+            while !over.load(Ordering::SeqCst) {
+                connections += 1;
+                let mut connection = crate::support::Connection::to(address);
+                for _ in 0..per_connection {
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    requests += 1;
+                    let answer = connection.try_send(&Request::get("/").cookie(&token)).unwrap();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    if answer.field("connection").is_some_and(|said| said.eq_ignore_ascii_case("close")) {
+                        break;
+                    }
+                }
+            }
+            [connections, requests]
+        })
+    };
+    [1, 1, 1, 100_000, 100_000].into_iter().map(client).collect()
+}
+
+#[test]
+fn a_second_process_takes_the_port_over_and_no_request_fails() {
+    // Far more by DOORWARD_TEST_ROUNDS=50.
+    let rounds = seconds_from("DOORWARD_TEST_ROUNDS", 3).as_secs();
+    let _alone = Turn::alone();
+    let (upstream, database) = (Upstream::plain(), Cluster::shared().database());
+    let mut gateway = on(&database.url(), &upstream).set("server.handover", "true").user("kim", &[]).start();
+    let token = gateway.login("kim");
+    let over = Arc::default();
+    let load = patient_load(&gateway, &token, &over);
+    for _ in 0..rounds {
+        let first = gateway.process_id();
+        gateway.hand_over();
+        assert_ne!(gateway.process_id(), first);
+        // Port, admin listener and commands are the second one's by now.
+        until("the second to be ready", || ready(gateway.admin) == Some(200));
+        assert_eq!(gateway.account("kim")["username"], "kim");
+    }
+    over.store(true, Ordering::SeqCst);
+    let made = load.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>();
+    let sum = |index: usize| made.iter().map(|numbers| numbers[index]).sum::<usize>();
+    println!("{rounds} processes after the first: {} requests on {} connections, none failed", sum(1), sum(0));
+    // A logout by the last one; and its end leaves nothing behind that would keep another one away.
+    logout(&gateway, &token);
+    assert!(gateway.stop().success());
+    for name in ["admin.sock", "handover.sock"] {
+        assert!(!gateway.data().join(name).exists(), "{name} is still there");
+    }
+    gateway.serve();
+    gateway.get_with("/", &token).expect(401);
+}
+
+#[test]
+fn a_successor_that_never_gets_ready_leaves_the_first_as_it_was() {
+    let upstream = Upstream::plain();
+    let cluster = Cluster::start(&[]);
+    let database = cluster.database();
+    let mut gateway = on(&database.url(), &upstream).set("server.handover", "true").user("kim", &[]).start();
+    let token = gateway.login("kim");
+    let load = Load::start(&gateway, &token);
+    // It can't read the revocation log, so it has nothing to let people in on.
+    cluster.stop();
+    let mut second = crate::support::gateway::program(&["serve", "--config", gateway.config.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let connections = || std::fs::read_to_string(format!("/proc/{}/net/unix", second.id())).unwrap_or_default();
+    until("it to have asked for the sockets", || connections().matches("handover.sock").count() > 1);
+    until("/ready to tell of the database", || says(&gateway, "store_unreachable"));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    cluster.run();
+    until("the first to be well", || reasons(&gateway).is_empty());
+    assert_eq!(gateway.account("kim")["username"], "kim");
+    load.stop();
+    // The next one finds everything as before.
+    gateway.hand_over();
+    gateway.get_with("/", &token).expect(200);
+}
+
 /// Every answer that needs the store says 503, in less than three seconds.
 fn refuses_in_time(gateway: &Gateway, token: &str) {
     for (what, request) in [
