@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use crate::support::gateway::{quoted, ready, write_private};
 use crate::support::postgres::{Cluster, Database};
+use crate::support::token::{self, DAY};
 use crate::support::turn::Turn;
 use crate::support::wait::{self, until};
 use crate::support::wire::Reader;
-use crate::support::{Builder, Gateway, PASSWORD, Request, Upstream};
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream};
 
 /// A gateway to be, on this database.
 fn on(url: &str, upstream: &Upstream) -> Builder {
@@ -532,6 +533,8 @@ struct State {
     /// Milliseconds by which every piece is late.
     late: AtomicU64,
     connections: AtomicUsize,
+    /// In both directions, without what the network adds.
+    bytes: AtomicU64,
 }
 
 impl Link {
@@ -565,6 +568,7 @@ impl Link {
 fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
+        state.bytes.fetch_add(u64::try_from(count).unwrap(), Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(state.late.load(Ordering::SeqCst)));
         if !state.swallows.load(Ordering::SeqCst) && to.write_all(&buffer[..count]).is_err() {
             break;
@@ -923,4 +927,97 @@ fn a_wrong_url_and_a_newer_schema_are_told_without_the_password() {
     let refused = crate::support::gateway::run(&["check-config", "--config", config]).expect(2);
     let told: Value = Value::from(refused.stdout.clone() + &refused.stderr);
     assert!(told.as_str().unwrap().contains("sslmode") && !told.as_str().unwrap().contains("canary"), "{refused:?}");
+}
+
+/// The calls of all statements since the last look, or those of one kind; and from here on they are counted anew.
+fn calls(database: &Database<'_>, which: &str) -> i64 {
+    database.number(&format!(
+        "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+         WHERE datname = current_database() AND query NOT LIKE '%pg_stat_%' AND {which}"
+    ))
+}
+
+/// The figures of docs/scaling.md. Fails only where nothing works.
+#[test]
+#[ignore = "prints figures; run it by name on a machine that has time"]
+fn what_replicas_cost() {
+    const SOME: usize = 40;
+    const A_WHILE: Duration = Duration::from_secs(20);
+    const LOOK: &str = "query LIKE '%FROM doorward_log_head h LEFT JOIN%'";
+    const HEALTH: &str = "query LIKE '%pg_is_in_recovery%'";
+    const OTHERS: &str =
+        "query NOT LIKE '%FROM doorward_log_head h LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%'";
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let cluster = Cluster::start(&["shared_preload_libraries = 'pg_stat_statements'", "max_connections = 200"]);
+    for count in [1, 10] {
+        let database = cluster.database();
+        database.sql("CREATE EXTENSION pg_stat_statements");
+        let link = Link::to(cluster.address());
+        let bytes = || link.state.bytes.load(Ordering::SeqCst);
+        let with = |url: &str| on(url, &upstream);
+        // Of the last one every byte is counted.
+        let mut replicas = vec![with(&database.url()).user("kim", &[]).start()];
+        replicas.extend((2..count).map(|_| with(&database.url()).start()));
+        if count > 1 {
+            replicas.push(with(&database.url_at(link.address)).start());
+        }
+        let reset = || drop(database.sql("SELECT pg_stat_statements_reset()"));
+        let connections = || {
+            database.number(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'doorward' AND datname = current_database()",
+            )
+        };
+        println!("== {count} replicas");
+        println!("connections after the start: {}", connections());
+        reset();
+        let (before, began) = (bytes(), Instant::now());
+        // A measurement takes its time: nothing is waited for here.
+        std::thread::sleep(A_WHILE);
+        let seconds = began.elapsed().as_secs_f64() * f64::from(count);
+        let per_second = |number: i64| f64::from(i32::try_from(number).unwrap()) / seconds;
+        println!(
+            "idle, for each replica and second: {:.2} looks at the log, {:.2} at the health, {:.2} others; {:.0} bytes of one",
+            per_second(calls(&database, LOOK)),
+            per_second(calls(&database, HEALTH)),
+            per_second(calls(&database, OTHERS)),
+            f64::from(u32::try_from(bytes() - before).unwrap()) / began.elapsed().as_secs_f64()
+        );
+        reset();
+        let tokens: Vec<String> = (0..SOME).map(|_| replicas[0].login("kim")).collect();
+        let each = |number: i64| f64::from(i32::try_from(number).unwrap()) / f64::from(u32::try_from(SOME).unwrap());
+        println!("statements of a login: {:.2}", each(calls(&database, OTHERS)));
+        reset();
+        for token in &tokens {
+            let old = token::with_left(SECRET, token, 3 * DAY);
+            assert!(replicas[0].get_with("/", &old).expect(200).token().is_some(), "no renewal");
+        }
+        println!("statements of a renewal: {:.2}", each(calls(&database, OTHERS)));
+        reset();
+        let (before, began) = (bytes(), Instant::now());
+        for token in &tokens {
+            logout(&replicas[0], token);
+        }
+        let took = began.elapsed().as_secs_f64();
+        let looks = calls(&database, LOOK);
+        println!(
+            "statements of a logout: {:.2}, and {:.2} looks at the log by all replicas; {} bytes of another one ({took:.2} s)",
+            each(calls(&database, OTHERS)),
+            each(looks),
+            (bytes() - before) / u64::try_from(SOME).unwrap()
+        );
+        for replica in &replicas {
+            std::thread::scope(|scope| {
+                for _ in 0..30 {
+                    scope.spawn(|| replica.try_login("kim", PASSWORD).expect(200));
+                }
+            });
+        }
+        println!("connections after 30 logins at once on each: {}", connections());
+        if count > 1 {
+            let (whole, after) = refused_after(SOME, &replicas);
+            tell("from sending the logout to the refusal elsewhere", &whole);
+            tell("from the logout's answer to the refusal elsewhere", &after);
+        }
+    }
 }
