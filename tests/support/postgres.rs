@@ -307,6 +307,12 @@ fn programs(folder: &Path) -> PathBuf {
         assert!(copied.success());
         let opened = Command::new("chmod").args(["-R", "a+rX"]).arg(folder.join("programs")).status().unwrap();
         assert!(opened.success());
+        // The shell that removes the folder at the end is that user's.
+        if let Some((user, group)) = other_user() {
+            let owner = format!("{user}:{group}");
+            let given = Command::new("chown").arg("-R").arg(owner).arg(folder.join("programs")).status().unwrap();
+            assert!(given.success());
+        }
         return folder.join("programs/bin");
     }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
