@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -40,6 +41,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
+}
+
+/// Goes on with a port that another process has opened.
+pub fn inherit(listener: OwnedFd) -> io::Result<TcpListener> {
+    TcpListener::from_std(listener.into())
 }
 
 /// Serves for as long as the control thread runs.

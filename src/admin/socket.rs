@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,11 @@ pub fn bind(data_dir: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Goes on with a socket that another process has opened.
+pub fn inherit(listener: OwnedFd) -> io::Result<UnixListener> {
+    UnixListener::from_std(listener.into())
 }
 
 /// Serves commands, one connection after the other being no rule: each has its own task.

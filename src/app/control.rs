@@ -10,16 +10,17 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::centre::Centre;
 use super::reload::Reloader;
+use super::succession::{self, Own};
 use super::{PATIENCE, Purpose, Rooms, StartError, system, telemetry};
 use crate::admin::listener::{Reason, Report};
 use crate::admin::operations::InForce;
-use crate::admin::{listener, socket};
+use crate::admin::socket;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{self, Feed};
 use crate::gate::{Live, Shared};
 use crate::portal::Portal;
-use crate::server::{ListenError, Listeners, Workers};
+use crate::server::{Inheritance, ListenError, Listeners, Workers};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
@@ -53,28 +54,17 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
 
     // Everything that can be refused comes before the first connection is accepted.
     let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
-    let listeners = open_listeners(&config).await?;
+    let mut inheritance = succession::ask(&config)?;
+    let listeners = open_listeners(&config, inheritance.as_mut()).await?;
     let addresses = listeners.addresses.clone();
     let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), Purpose::Serve).await?;
-    let admin = match config.admin.listen {
-        Some(address) => {
-            Some(listener::bind(address).map_err(|source| StartError::Admin { address: address.to_string(), source })?)
-        }
-        None => None,
-    };
-    // A verify-only gateway has nothing to command: no folder of its own, and no socket.
-    let admin_socket = match config.central {
-        Some(_) => None,
-        None => Some(socket::bind(&config.data_dir).map_err(system("the admin socket can't be opened"))?),
-    };
+    let own = Own::open(&config, &listeners, inheritance.as_mut())?;
+    let taken = listeners.taken.clone();
 
     let shared = share(live, &rooms, &telemetry);
     let state =
         Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
 
-    if let Some(admin) = admin {
-        tokio::task::spawn_local(listener::serve(admin, Rc::clone(&state) as _));
-    }
     let probing = Rc::new(RefCell::new(Probing::default()));
     probing.borrow_mut().start(&shared.live(), &clock);
     let reloader = config.source.clone().map(|source| reloader(source, &rooms, &shared, &probing));
@@ -87,16 +77,24 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
         let reload = reloader.clone().map(|reloader| Box::new(move || reloader.reload()) as _);
         Rc::new(rooms.operations(in_force, reload))
     };
-    if let Some(admin_socket) = admin_socket {
-        tokio::task::spawn_local(socket::serve(admin_socket, operations));
-    }
     if let Some(reloader) = &reloader {
         tokio::task::spawn_local(Rc::clone(reloader).watch());
     }
     tokio::task::spawn_local(look_after(Rc::clone(&state), Arc::clone(&rooms.store), rooms.hashers.clone()));
     tokio::task::spawn_local(keep_beating(Arc::clone(&rooms.feed), Arc::clone(&shared)));
 
+    if inheritance.is_some() {
+        // Until then the old process is the better one to come to.
+        tokio::select! {
+            () = succession::ready_to_decide(&shared) => {}
+            () = signals.stop() => return Ok(Stopped::Whole),
+        }
+    }
     let workers = Workers::start(listeners, &shared).map_err(system("the workers can't be started"))?;
+    if let Some(inheritance) = inheritance {
+        succession::succeed(inheritance, &taken);
+    }
+    let offer = own.serve(&config, &state, operations, &taken)?;
     tracing::info!(
         listen = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         workers = config.server.workers,
@@ -107,11 +105,14 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     notify(&[sd_notify::NotifyState::Ready]);
 
     signals.wait(reloader.as_deref()).await;
+    if let Some(offer) = &offer {
+        offer.close();
+    }
     let stopped = take_down(&shared, &rooms.feed, workers, &mut signals).await;
     if let Err(error) = rooms.store.close().await {
         tracing::error!(%error, "the store could not be closed in order");
     }
-    if config.central.is_none() {
+    if config.central.is_none() && !taken.is_so() {
         // The socket's file goes last: until here a command was answered by this process.
         let _ = std::fs::remove_file(socket::path(&config.data_dir));
     }
@@ -161,8 +162,12 @@ fn reloader(
 }
 
 /// A port may still be held by the process that this one replaces, for the moment that its end takes.
-async fn open_listeners(config: &Config) -> Result<Listeners, StartError> {
+async fn open_listeners(config: &Config, inheritance: Option<&mut Inheritance>) -> Result<Listeners, StartError> {
     const PAUSE: Duration = Duration::from_millis(100);
+    if inheritance.is_some() {
+        // It is there, and stays: nothing to wait for.
+        return Ok(Listeners::open_beside(&config.server.listen, config.server.workers, inheritance)?);
+    }
     let mut waited = Duration::ZERO;
     loop {
         match Listeners::open(&config.server.listen, config.server.workers) {
@@ -268,7 +273,7 @@ impl Probing {
 }
 
 /// What the admin listener tells.
-struct State {
+pub(super) struct State {
     shared: Arc<Shared>,
     store_problem: RefCell<Option<String>>,
     centre: Option<Rc<Centre>>,

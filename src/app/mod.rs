@@ -7,6 +7,7 @@ mod centre;
 mod control;
 mod copy;
 mod reload;
+mod succession;
 
 use std::fs;
 use std::io;

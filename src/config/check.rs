@@ -81,9 +81,11 @@ impl Reading<'_> {
 
     fn whole(&self, root: Section<'_>) -> Config {
         let data_dir = self.path(&root.text_or("data_dir", "/var/lib/doorward"));
-        let server = server(root.section("server"));
+        let server_section = root.section("server");
+        let handover = server_section.boolean("handover", false).then(|| server_section.place_of("handover"));
+        let server = server(server_section);
         let admin = admin(root.section("admin"), &server);
-        let store = self.store(root.section("store"));
+        let store = self.store(root.section("store"), handover);
         let token_section = root.section("token");
         let centre = (store.kind == StoreKind::None).then(|| central::read(self, &token_section)).flatten();
         let token = self.token(token_section, store.kind == StoreKind::None);
@@ -119,9 +121,14 @@ impl Reading<'_> {
         }
     }
 
-    fn store(&self, section: Section<'_>) -> Store {
+    /// `handover`: where `server.handover` is wanted.
+    fn store(&self, section: Section<'_>, handover: Option<Place>) -> Store {
         let kinds = [("sled", Kind::Sled), ("postgres", Kind::Postgres), ("none", Kind::None)];
         let wanted = section.choice("kind", &kinds, Kind::Sled);
+        if let Some(place) = handover.filter(|_| !matches!(wanted, Kind::Postgres)) {
+            let message = "needs store.kind = \"postgres\": of another store there is one process only";
+            section.report().problem(&place, "server.handover", message);
+        }
         let pool_size = usize::try_from(section.integer("pool_size", 8, 1..=1000)).unwrap_or(8);
         let only_for_postgres = |kind| {
             if let Some((_, place)) = self.file(&section, "url_file") {
@@ -307,9 +314,10 @@ fn server(section: Section<'_>) -> Server {
     if section.has("tls") {
         not_built(&section, "tls", "TLS on the listener");
     }
+    let handover = section.boolean("handover", false);
     let limits = limits(section.section("limits"));
     section.close();
-    Server { listen, workers, trusted_proxies, drain, limits }
+    Server { listen, workers, trusted_proxies, drain, handover, limits }
 }
 
 fn limits(section: Section<'_>) -> Limits {

@@ -60,6 +60,13 @@ impl Database {
                 "sslmode" => mode = Some(sslmode(&value)?),
                 "sslrootcert" if value == "system" => roots = None,
                 "sslrootcert" => roots = Some(folder.join(&*value)),
+                // Changes are needed, so there is one answer; whoever asks for another has mixed something up.
+                "target_session_attrs" if ["read-write", "primary", "any"].contains(&&*value) => {}
+                "target_session_attrs" => {
+                    return Err(String::from(
+                        "holds a target_session_attrs that does not fit: Doorward writes; leave it out, or say read-write",
+                    ));
+                }
                 "sslcert" | "sslkey" | "channel_binding" | "sslnegotiation" => {
                     return Err(format!("holds the parameter {name}, which is not built; leave it out"));
                 }
@@ -76,6 +83,14 @@ impl Database {
             .map_err(|_| format!("holds a URL that can't be read, or a parameter of it that is not known; {FORM}"))?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(format!("holds a URL without a host; {FORM}"));
+        }
+        let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+        let hosts = names.len().max(addresses.len());
+        if ports.len() > 1 && ports.len() != hosts {
+            return Err(format!("names {hosts} hosts and {} ports", ports.len()));
+        }
+        if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+            return Err(format!("names {} hosts and {} times hostaddr", names.len(), addresses.len()));
         }
         let tls = match mode {
             Some(DatabaseTls::Require) if roots.is_some() => DatabaseTls::VerifyCa,
@@ -111,9 +126,41 @@ impl Database {
         Self::parse(url, Path::new("/")).expect("a test's own URL")
     }
 
-    /// What the driver needs. `None` can't be: the URL was read before.
+    /// What the driver needs for each host alone, in the URL's order. Empty can't be: the URL was read before.
     #[must_use]
-    pub fn driver(&self) -> Option<tokio_postgres::Config> {
+    pub fn drivers(&self) -> Vec<tokio_postgres::Config> {
+        let Some(whole) = self.driver() else { return Vec::new() };
+        let count = whole.get_hosts().len().max(whole.get_hostaddrs().len());
+        if count < 2 {
+            return vec![whole];
+        }
+        // A driver's settings lose no host again, so these are made anew.
+        let each = |index| {
+            let mut alone = tokio_postgres::Config::new();
+            match whole.get_hosts().get(index) {
+                Some(Host::Tcp(name)) => alone.host(name),
+                Some(Host::Unix(path)) => alone.host_path(path),
+                None => &mut alone,
+            };
+            whole.get_hostaddrs().get(index).map(|address| alone.hostaddr(*address));
+            let port = whole.get_ports().get(index).or(whole.get_ports().first());
+            alone.port(port.copied().unwrap_or(DEFAULT_PORT));
+            whole.get_user().map(|user| alone.user(user));
+            whole.get_password().map(|password| alone.password(password));
+            whole.get_dbname().map(|name| alone.dbname(name));
+            whole.get_options().map(|options| alone.options(options));
+            whole.get_application_name().map(|name| alone.application_name(name));
+            whole.get_connect_timeout().map(|limit| alone.connect_timeout(*limit));
+            alone.ssl_mode(whole.get_ssl_mode()).load_balance_hosts(whole.get_load_balance_hosts());
+            alone.target_session_attrs(whole.get_target_session_attrs());
+            alone
+        };
+        (0..count).map(each).collect()
+    }
+
+    /// The whole URL for the driver. `None` can't be: the URL was read before.
+    #[must_use]
+    fn driver(&self) -> Option<tokio_postgres::Config> {
         let mut config = tokio_postgres::Config::from_str(self.url.expose()).ok()?;
         config.ssl_mode(if self.tls == DatabaseTls::Disable { SslMode::Disable } else { SslMode::Require });
         if config.get_application_name().is_none() {
@@ -178,6 +225,27 @@ mod tests {
         let driver = database.driver().unwrap();
         assert_eq!(driver.get_password(), Some(b"a+b c".as_slice()));
         assert_eq!(driver.get_options(), Some("-csearch_path=x -cy=z"));
+    }
+
+    #[test]
+    fn several_hosts_are_tried_one_by_one_and_only_for_changes() {
+        let url = "postgresql://u:p%20w@one:1,two/d?target_session_attrs=read-write&options=-cx%3Dy&connect_timeout=3";
+        let drivers = parse(url).unwrap().drivers();
+        let places: Vec<_> = drivers.iter().map(|one| (one.get_hosts().to_vec(), one.get_ports().to_vec())).collect();
+        let host = |name: &str, port| (vec![Host::Tcp(name.to_owned())], vec![port]);
+        assert_eq!(places, [host("one", 1), host("two", 5432)]);
+        for one in &drivers {
+            assert_eq!((one.get_user(), one.get_dbname(), one.get_options()), (Some("u"), Some("d"), Some("-cx=y")));
+            assert_eq!(one.get_password(), Some(b"p w".as_slice()));
+            assert_eq!((one.get_ssl_mode(), one.get_application_name()), (SslMode::Require, Some("doorward")));
+            assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+            assert_eq!(one.get_connect_timeout(), Some(&std::time::Duration::from_secs(3)));
+        }
+        let alone = parse("postgres://u@one/d?target_session_attrs=primary").unwrap().drivers();
+        assert_eq!((alone.len(), alone[0].get_target_session_attrs()), (1, TargetSessionAttrs::ReadWrite));
+        for wrong in ["target_session_attrs=standby", "target_session_attrs=read-only", "port=1,2,3"] {
+            parse(&format!("postgres://one,two/d?{wrong}")).map(|_| ()).expect_err(wrong);
+        }
     }
 
     #[test]

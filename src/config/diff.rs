@@ -8,7 +8,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         source: _,
         data_dir,
-        server: Server { listen, workers, trusted_proxies: _, drain: _, limits },
+        server: Server { listen, workers, trusted_proxies: _, drain: _, handover, limits },
         admin,
         store,
         token: _,
@@ -32,6 +32,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     note(*data_dir != new.data_dir, "data_dir");
     note(*listen != new.server.listen, "server.listen");
     note(*workers != new.server.workers, "server.workers");
+    note(*handover != new.server.handover, "server.handover");
     note(limits.max_connections != new.server.limits.max_connections, "server.limits.max_connections");
     note(*admin != new.admin, "admin.listen");
     note(*store != new.store, "store");

@@ -68,6 +68,8 @@ pub struct Server {
     pub workers: usize,
     pub trusted_proxies: Vec<IpNet>,
     pub drain: Duration,
+    /// Whether the next process on this data folder takes the listening sockets over.
+    pub handover: bool,
     pub limits: Limits,
 }
 

@@ -388,6 +388,16 @@ fn the_environment_gives_the_secret_where_no_file_does() {
 }
 
 #[test]
+fn a_handover_is_for_stores_of_many_processes() {
+    let environment = |name: &str| (name == "DOORWARD_STORE_URL").then(|| String::from("postgres://u@localhost/d"));
+    let server = "[server]\nhandover = true\n";
+    let text = format!("{server}[store]\nkind = \"postgres\"\n{SMALLEST}");
+    assert!(parse(&text, Path::new("config.toml"), &environment).unwrap().server.handover);
+    let message = wrong(server);
+    assert!(message.contains(":2:12: server.handover: needs store.kind = \"postgres\""), "{message}");
+}
+
+#[test]
 fn the_database_is_named_by_a_file_or_the_environment() {
     let url = format!("postgres://u:{CANARY}@db.example.com/d");
     let environment = |name: &str| (name == "DOORWARD_STORE_URL").then(|| url.clone());

@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::handover::{Inheritance, Taken};
 use crate::config::Listen;
 
 /// Why a listener could not be opened.
@@ -51,11 +53,13 @@ pub struct Listeners {
     /// The TCP addresses that were bound, with the port that the system chose where the configuration said 0.
     pub addresses: Vec<SocketAddr>,
     unix_paths: Vec<PathBuf>,
+    /// Whether the files of unix sockets are another process's by now.
+    pub taken: Taken,
 }
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        for path in &self.unix_paths {
+        for path in self.unix_paths.iter().filter(|_| !self.taken.is_so()) {
             // Somebody may have removed it already; there is nothing to do about it.
             let _ = fs::remove_file(path);
         }
@@ -75,12 +79,30 @@ fn ask_whether_they_are_there(listener: &SockRef<'_>) -> io::Result<()> {
 impl Listeners {
     /// Opens every place for `workers` workers.
     pub fn open(places: &[Listen], workers: usize) -> Result<Self, ListenError> {
+        Self::open_beside(places, workers, None)
+    }
+
+    /// The same, with the sockets of a process that this one is to replace wherever it has them.
+    pub fn open_beside(
+        places: &[Listen],
+        workers: usize,
+        mut inheritance: Option<&mut Inheritance>,
+    ) -> Result<Self, ListenError> {
         let mut listeners = Self {
             by_worker: (0..workers).map(|_| Vec::new()).collect(),
             addresses: Vec::new(),
             unix_paths: Vec::new(),
+            taken: Taken::default(),
         };
         for place in places {
+            let name = name_of(place);
+            let inherited = inheritance.as_mut().map(|from| from.named(&name)).unwrap_or_default();
+            if !inherited.is_empty() {
+                // Until this process serves.
+                listeners.taken.set(true);
+                listeners.inherit(place, &inherited).map_err(|source| ListenError::Failed { place: name, source })?;
+                continue;
+            }
             match place {
                 Listen::Tcp(address) => listeners.open_tcp(*address)?,
                 Listen::Unix(path) => listeners.open_unix(path)?,
@@ -88,6 +110,48 @@ impl Listeners {
             }
         }
         Ok(listeners)
+    }
+
+    /// Each socket goes to a worker at least, and each worker gets one: they may be more or fewer than before.
+    fn inherit(&mut self, place: &Listen, sockets: &[OwnedFd]) -> io::Result<()> {
+        let workers = self.by_worker.len();
+        for turn in 0..workers.max(sockets.len()) {
+            let socket = sockets.iter().cycle().nth(turn).map(OwnedFd::try_clone).transpose()?;
+            let (Some(socket), Some(own)) = (socket, self.by_worker.get_mut(turn % workers.max(1))) else { continue };
+            own.push(match place {
+                Listen::Unix(_) => Listener::Unix(socket.into()),
+                Listen::Tcp(_) | Listen::Descriptor(_) => Listener::Tcp(socket.into()),
+            });
+        }
+        match place {
+            Listen::Unix(path) => self.unix_paths.push(path.clone()),
+            Listen::Tcp(address) => self.addresses.push(*address),
+            Listen::Descriptor(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Copies of all sockets that were opened here, for the process that is to replace this one. What the service manager
+    /// handed over, it hands over again.
+    pub fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut copies: Vec<(String, OwnedFd)> = Vec::new();
+        for listener in self.by_worker.iter().flatten() {
+            match listener {
+                Listener::Tcp(listener) => {
+                    copies.push((name_of(&Listen::Tcp(listener.local_addr()?)), listener.try_clone()?.into()));
+                }
+                Listener::Unix(listener) => {
+                    let address = listener.local_addr()?;
+                    let Some(path) = address.as_pathname() else { continue };
+                    let name = name_of(&Listen::Unix(path.to_owned()));
+                    // The workers share it.
+                    if copies.iter().all(|(known, _)| *known != name) {
+                        copies.push((name, listener.try_clone()?.into()));
+                    }
+                }
+            }
+        }
+        Ok(copies)
     }
 
     fn open_tcp(&mut self, address: SocketAddr) -> Result<(), ListenError> {
@@ -166,6 +230,15 @@ impl Listeners {
             }
         }
         if found { Ok(()) } else { Err(missing()) }
+    }
+}
+
+/// As the configuration writes it.
+fn name_of(place: &Listen) -> String {
+    match place {
+        Listen::Tcp(address) => address.to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+        Listen::Descriptor(name) => format!("fd:{name}"),
     }
 }
 
@@ -268,6 +341,33 @@ mod tests {
         assert!(matches!(error, ListenError::InUse { .. }), "{error}");
         drop(first);
         Listeners::open(&[Listen::Tcp(taken)], 1).unwrap();
+    }
+
+    #[test]
+    fn sockets_of_another_process_go_to_more_workers_or_to_fewer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let address = Listeners::open(&[Listen::Tcp(any)], 1).unwrap().addresses[0];
+        let places = [Listen::Tcp(address), Listen::Unix(path.clone())];
+        let first = Listeners::open(&places, 2).unwrap();
+        for workers in [1, 2, 5] {
+            let (offer, _successions) =
+                super::super::handover::Offer::open(folder.path(), first.copies().unwrap(), Taken::default()).unwrap();
+            let mut inheritance = Inheritance::ask(folder.path()).unwrap().unwrap();
+            let second = Listeners::open_beside(&places, workers, Some(&mut inheritance)).unwrap();
+            assert_eq!(second.addresses, [address]);
+            let kinds = |own: &[Listener]| own.iter().any(|one| matches!(one, Listener::Unix(_)));
+            assert!(second.by_worker.iter().all(|own| own.len() >= 2 && kinds(own)), "{second:?}");
+            let distinct = second.by_worker.iter().map(Vec::len).sum::<usize>();
+            assert_eq!(distinct, workers.max(2) + workers, "each of two ports' sockets has a worker");
+            // One that ends before it serves leaves the other's file alone.
+            drop(second);
+            assert!(path.exists());
+            offer.close();
+        }
+        drop(first);
+        assert!(!path.exists());
     }
 
     #[test]

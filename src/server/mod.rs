@@ -4,6 +4,7 @@
 //! request touches crosses to another thread.
 
 mod connection;
+mod handover;
 mod listener;
 mod pace;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::LocalSet;
 
+pub use self::handover::{Inheritance, Offer, Succeeded, Taken};
 use self::listener::{Accepted, Accepting, Listener};
 pub use self::listener::{ListenError, Listeners};
 use crate::gate::{Core, Shared};

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use crate::support::gateway::{quoted, ready, write_private};
 use crate::support::postgres::{Cluster, Database};
+use crate::support::token::{self, DAY};
 use crate::support::turn::Turn;
 use crate::support::wait::{self, until};
 use crate::support::wire::Reader;
-use crate::support::{Builder, Gateway, PASSWORD, Request, Upstream};
+use crate::support::{Builder, Gateway, PASSWORD, Request, SECRET, Upstream};
 
 /// A gateway to be, on this database.
 fn on(url: &str, upstream: &Upstream) -> Builder {
@@ -356,6 +357,95 @@ impl Load {
     }
 }
 
+/// Requests with a valid token as patient clients make them: one on a connection of its own after the other, and many on
+/// one connection until an answer says that it is the last.
+fn patient_load(gateway: &Gateway, token: &str, over: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<[usize; 2]>> {
+    let client = |per_connection: usize| {
+        let (address, token, over) = (gateway.address, token.to_owned(), Arc::clone(over));
+        std::thread::spawn(move || {
+            let (mut connections, mut requests) = (0, 0);
+            while !over.load(Ordering::SeqCst) {
+                connections += 1;
+                let mut connection = crate::support::Connection::to(address);
+                for _ in 0..per_connection {
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    requests += 1;
+                    let answer = connection.try_send(&Request::get("/").cookie(&token)).unwrap();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    if answer.field("connection").is_some_and(|said| said.eq_ignore_ascii_case("close")) {
+                        break;
+                    }
+                }
+            }
+            [connections, requests]
+        })
+    };
+    [1, 1, 1, 100_000, 100_000].into_iter().map(client).collect()
+}
+
+#[test]
+fn a_second_process_takes_the_port_over_and_no_request_fails() {
+    // Far more by DOORWARD_TEST_ROUNDS=50.
+    let rounds = seconds_from("DOORWARD_TEST_ROUNDS", 3).as_secs();
+    let _alone = Turn::alone();
+    let (upstream, database) = (Upstream::plain(), Cluster::shared().database());
+    let mut gateway = on(&database.url(), &upstream).set("server.handover", "true").user("kim", &[]).start();
+    let token = gateway.login("kim");
+    let over = Arc::default();
+    let load = patient_load(&gateway, &token, &over);
+    for _ in 0..rounds {
+        let first = gateway.process_id();
+        gateway.hand_over();
+        assert_ne!(gateway.process_id(), first);
+        // Port, admin listener and commands are the second one's by now.
+        until("the second to be ready", || ready(gateway.admin) == Some(200));
+        assert_eq!(gateway.account("kim")["username"], "kim");
+    }
+    over.store(true, Ordering::SeqCst);
+    let made = load.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>();
+    let sum = |index: usize| made.iter().map(|numbers| numbers[index]).sum::<usize>();
+    println!("{rounds} processes after the first: {} requests on {} connections, none failed", sum(1), sum(0));
+    // A logout by the last one; and its end leaves nothing behind that would keep another one away.
+    logout(&gateway, &token);
+    assert!(gateway.stop().success());
+    for name in ["admin.sock", "handover.sock"] {
+        assert!(!gateway.data().join(name).exists(), "{name} is still there");
+    }
+    gateway.serve();
+    gateway.get_with("/", &token).expect(401);
+}
+
+#[test]
+fn a_successor_that_never_gets_ready_leaves_the_first_as_it_was() {
+    let upstream = Upstream::plain();
+    let cluster = Cluster::start(&[]);
+    let database = cluster.database();
+    let mut gateway = on(&database.url(), &upstream).set("server.handover", "true").user("kim", &[]).start();
+    let token = gateway.login("kim");
+    let load = Load::start(&gateway, &token);
+    // It can't read the revocation log, so it has nothing to let people in on.
+    cluster.stop();
+    let mut second = crate::support::gateway::program(&["serve", "--config", gateway.config.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let connections = || std::fs::read_to_string(format!("/proc/{}/net/unix", second.id())).unwrap_or_default();
+    until("it to have asked for the sockets", || connections().matches("handover.sock").count() > 1);
+    until("/ready to tell of the database", || says(&gateway, "store_unreachable"));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    cluster.run();
+    until("the first to be well", || reasons(&gateway).is_empty());
+    assert_eq!(gateway.account("kim")["username"], "kim");
+    load.stop();
+    // The next one finds everything as before.
+    gateway.hand_over();
+    gateway.get_with("/", &token).expect(200);
+}
+
 /// Every answer that needs the store says 503, in less than three seconds.
 fn refuses_in_time(gateway: &Gateway, token: &str) {
     for (what, request) in [
@@ -443,6 +533,8 @@ struct State {
     /// Milliseconds by which every piece is late.
     late: AtomicU64,
     connections: AtomicUsize,
+    /// In both directions, without what the network adds.
+    bytes: AtomicU64,
 }
 
 impl Link {
@@ -476,6 +568,7 @@ impl Link {
 fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
+        state.bytes.fetch_add(u64::try_from(count).unwrap(), Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(state.late.load(Ordering::SeqCst)));
         if !state.swallows.load(Ordering::SeqCst) && to.write_all(&buffer[..count]).is_err() {
             break;
@@ -579,6 +672,188 @@ fn a_database_without_a_free_connection_is_no_end() {
     load.stop();
 }
 
+/// A primary and its standby, and a database on both.
+struct Pair {
+    primary: Cluster,
+    standby: Cluster,
+    name: String,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Cluster::start(&[]);
+        let name = primary.database().name;
+        let standby = primary.standby();
+        Self { primary, standby, name }
+    }
+
+    /// As the primary has it.
+    fn database(&self) -> Database<'_> {
+        Database { cluster: &self.primary, name: self.name.clone() }
+    }
+
+    /// What an operator writes: both servers, in this order.
+    fn url(&self) -> String {
+        self.database().url_at_any(&[self.primary.address(), self.standby.address()])
+    }
+
+    /// The primary waits with every answer until the standby would show it too.
+    fn synchronize(&self) {
+        self.primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+        self.primary.sql("postgres", "ALTER SYSTEM SET synchronous_commit = 'remote_apply'");
+        self.primary.sql("postgres", "SELECT pg_reload_conf()");
+        until("the standby to be waited for", || {
+            let states = self.primary.sql("postgres", "SELECT sync_state FROM pg_stat_replication");
+            states == [["sync"]]
+        });
+    }
+
+    /// From here on the standby hears of nothing.
+    fn separate(&self) {
+        self.standby.sql("postgres", "ALTER SYSTEM SET primary_conninfo = ''");
+        self.standby.sql("postgres", "SELECT pg_reload_conf()");
+        let count = |cluster: &Cluster, table| cluster.sql("postgres", &format!("SELECT count(*) FROM {table}"));
+        until("the standby to be alone", || {
+            count(&self.standby, "pg_stat_wal_receiver") == [["0"]]
+                && count(&self.primary, "pg_stat_replication") == [["0"]]
+        });
+    }
+
+    /// The standby is the primary now.
+    fn promote(&self) -> Database<'_> {
+        self.standby.promote();
+        Database { cluster: &self.standby, name: self.name.clone() }
+    }
+}
+
+const LOG_HEAD: &str = "SELECT number FROM doorward_log_head";
+
+#[test]
+fn the_primary_is_killed_its_standby_promoted_and_the_replicas_go_on_there_by_themselves() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    pair.synchronize();
+    let replicas = [on(&pair.url(), &upstream).user("kim", &[]).start(), on(&pair.url(), &upstream).start()];
+    let [token, ended] = [replicas[0].login("kim"), replicas[1].login("kim")];
+    let loads = replicas.each_ref().map(|replica| Load::start(replica, &token));
+    logout(&replicas[0], &ended);
+    let before = pair.database().number(LOG_HEAD);
+    pair.primary.kill();
+    let killed = Instant::now();
+    for replica in &replicas {
+        refuses_in_time(replica, &token);
+        until("/ready to say so", || says(replica, "store_unreachable"));
+    }
+    let database = pair.promote();
+    let promoted = Instant::now();
+    for replica in &replicas {
+        until("it to recover by itself", || reasons(replica).is_empty());
+    }
+    println!(
+        "ready again {:?} after the promotion, {:?} after the end of the primary",
+        promoted.elapsed(),
+        killed.elapsed()
+    );
+    for (one, other) in [(&replicas[0], &replicas[1]), (&replicas[1], &replicas[0])] {
+        let new = one.login("kim");
+        other.get_with("/", &new).expect(200);
+        logout(one, &new);
+        until("the logout to arrive", || other.get_with("/", &new).status == 401);
+        one.get_with("/", &ended).expect(401);
+    }
+    // Nothing was lost, so the log is the same, and its numbers go on by one.
+    assert_eq!(database.number(LOG_HEAD), before + 2);
+    // One that starts now knows from the new primary alone.
+    let late = on(&pair.url(), &upstream).start();
+    late.get_with("/", &token).expect(200);
+    late.get_with("/", &ended).expect(401);
+    for load in loads {
+        load.stop();
+    }
+    for replica in &replicas {
+        assert_eq!(ready(replica.admin), Some(200));
+        assert!(!replica.logs().contains("is not the one that was read"), "{}", replica.logs());
+    }
+}
+
+#[test]
+fn a_logout_that_the_standby_never_heard_of_stays_refused_by_those_who_did() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    let mut replicas = vec![on(&pair.url(), &upstream).user("kim", &[]).user("lee", &[]).start()];
+    replicas.extend((0..2).map(|_| on(&pair.url(), &upstream).start()));
+    let [token, lost] = [replicas[0].login("kim"), replicas[1].login("kim")];
+    let replayed = "SELECT bool_and(replay_lsn = pg_current_wal_lsn()) FROM pg_stat_replication";
+    until("the standby to have all of it", || pair.primary.sql("postgres", replayed) == [["t"]]);
+    pair.separate();
+    // Two hear of it, and a login knows its number; the third is stopped.
+    replicas[2].signal(Signal::STOP);
+    logout(&replicas[0], &lost);
+    until("the logout to arrive", || replicas[1].get_with("/", &lost).status == 401);
+    let late_login = replicas[1].login("lee");
+    let seen = pair.database().number(LOG_HEAD);
+    let loads = [0, 1].map(|index| Load::start(&replicas[index], &token));
+    pair.primary.kill();
+    let database = pair.promote();
+    for replica in &replicas[..2] {
+        until("it to recover by itself", || reasons(replica).is_empty());
+        replica.get_with("/", &lost).expect(401);
+    }
+    until("the log to go on above all that was seen", || database.number(LOG_HEAD) > seen);
+    assert!(replicas.iter().any(|replica| replica.logs().contains("is not the one that was read")));
+    // What is revoked from here on has a number above all that any token names.
+    replicas[0].command(&["user", "disable", "lee"]).expect(0);
+    until("the end of that account to arrive", || replicas[1].get_with("/", &late_login).status == 401);
+    replicas[2].signal(Signal::CONT);
+    until("the third to have caught up", || replicas[2].get_with("/", &late_login).status == 401);
+    until("it to be well", || reasons(&replicas[2]).is_empty());
+    for load in loads {
+        load.stop();
+    }
+    // What is lost with the primary is known to those who heard of it, as long as they live, and to nobody else.
+    for replica in &replicas[..2] {
+        replica.get_with("/", &lost).expect(401);
+    }
+    replicas[2].get_with("/", &lost).expect(200);
+    // So the log says what to do.
+    replicas[2].command(&["session", "revoke", "--all"]).expect(0);
+    for replica in &replicas {
+        until("everybody to be logged out", || replica.get_with("/", &token).status == 401);
+        replica.get_with("/", &lost).expect(401);
+    }
+}
+
+#[test]
+fn a_primary_that_is_cut_off_and_says_nothing_hides_the_new_one_from_nobody() {
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let pair = Pair::start();
+    let link = Link::to(pair.primary.address());
+    let url = pair.database().url_at_any(&[link.address, pair.standby.address()]);
+    let replicas = [on(&url, &upstream).user("kim", &[]).start(), on(&url, &upstream).start()];
+    let token = replicas[0].login("kim");
+    let loads = replicas.each_ref().map(|replica| Load::start(replica, &token));
+    // It accepts connections, and swallows all that is sent on them.
+    link.swallow(true);
+    for replica in &replicas {
+        until("/ready to say so", || says(replica, "store_unreachable"));
+    }
+    pair.promote();
+    let promoted = Instant::now();
+    for replica in &replicas {
+        until("it to recover by itself", || reasons(replica).is_empty());
+    }
+    println!("ready again {:?} after the promotion", promoted.elapsed());
+    let new = replicas[0].login("kim");
+    logout(&replicas[1], &new);
+    until("the logout to arrive", || replicas[0].get_with("/", &new).status == 401);
+    for load in loads {
+        load.stop();
+    }
+}
+
 #[test]
 fn a_request_makes_no_database_call() {
     const REQUESTS: usize = 3000;
@@ -652,4 +927,97 @@ fn a_wrong_url_and_a_newer_schema_are_told_without_the_password() {
     let refused = crate::support::gateway::run(&["check-config", "--config", config]).expect(2);
     let told: Value = Value::from(refused.stdout.clone() + &refused.stderr);
     assert!(told.as_str().unwrap().contains("sslmode") && !told.as_str().unwrap().contains("canary"), "{refused:?}");
+}
+
+/// The calls of all statements since the last look, or those of one kind; and from here on they are counted anew.
+fn calls(database: &Database<'_>, which: &str) -> i64 {
+    database.number(&format!(
+        "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid \
+         WHERE datname = current_database() AND query NOT LIKE '%pg_stat_%' AND {which}"
+    ))
+}
+
+/// The figures of docs/scaling.md. Fails only where nothing works.
+#[test]
+#[ignore = "prints figures; run it by name on a machine that has time"]
+fn what_replicas_cost() {
+    const SOME: usize = 40;
+    const A_WHILE: Duration = Duration::from_secs(20);
+    const LOOK: &str = "query LIKE '%FROM doorward_log_head h LEFT JOIN%'";
+    const HEALTH: &str = "query LIKE '%pg_is_in_recovery%'";
+    const OTHERS: &str =
+        "query NOT LIKE '%FROM doorward_log_head h LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%'";
+    let _alone = Turn::alone();
+    let upstream = Upstream::plain();
+    let cluster = Cluster::start(&["shared_preload_libraries = 'pg_stat_statements'", "max_connections = 200"]);
+    for count in [1, 10] {
+        let database = cluster.database();
+        database.sql("CREATE EXTENSION pg_stat_statements");
+        let link = Link::to(cluster.address());
+        let bytes = || link.state.bytes.load(Ordering::SeqCst);
+        let with = |url: &str| on(url, &upstream);
+        // Of the last one every byte is counted.
+        let mut replicas = vec![with(&database.url()).user("kim", &[]).start()];
+        replicas.extend((2..count).map(|_| with(&database.url()).start()));
+        if count > 1 {
+            replicas.push(with(&database.url_at(link.address)).start());
+        }
+        let reset = || drop(database.sql("SELECT pg_stat_statements_reset()"));
+        let connections = || {
+            database.number(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'doorward' AND datname = current_database()",
+            )
+        };
+        println!("== {count} replicas");
+        println!("connections after the start: {}", connections());
+        reset();
+        let (before, began) = (bytes(), Instant::now());
+        // A measurement takes its time: nothing is waited for here.
+        std::thread::sleep(A_WHILE);
+        let seconds = began.elapsed().as_secs_f64() * f64::from(count);
+        let per_second = |number: i64| f64::from(i32::try_from(number).unwrap()) / seconds;
+        println!(
+            "idle, for each replica and second: {:.2} looks at the log, {:.2} at the health, {:.2} others; {:.0} bytes of one",
+            per_second(calls(&database, LOOK)),
+            per_second(calls(&database, HEALTH)),
+            per_second(calls(&database, OTHERS)),
+            f64::from(u32::try_from(bytes() - before).unwrap()) / began.elapsed().as_secs_f64()
+        );
+        reset();
+        let tokens: Vec<String> = (0..SOME).map(|_| replicas[0].login("kim")).collect();
+        let each = |number: i64| f64::from(i32::try_from(number).unwrap()) / f64::from(u32::try_from(SOME).unwrap());
+        println!("statements of a login: {:.2}", each(calls(&database, OTHERS)));
+        reset();
+        for token in &tokens {
+            let old = token::with_left(SECRET, token, 3 * DAY);
+            assert!(replicas[0].get_with("/", &old).expect(200).token().is_some(), "no renewal");
+        }
+        println!("statements of a renewal: {:.2}", each(calls(&database, OTHERS)));
+        reset();
+        let (before, began) = (bytes(), Instant::now());
+        for token in &tokens {
+            logout(&replicas[0], token);
+        }
+        let took = began.elapsed().as_secs_f64();
+        let looks = calls(&database, LOOK);
+        println!(
+            "statements of a logout: {:.2}, and {:.2} looks at the log by all replicas; {} bytes of another one ({took:.2} s)",
+            each(calls(&database, OTHERS)),
+            each(looks),
+            (bytes() - before) / u64::try_from(SOME).unwrap()
+        );
+        for replica in &replicas {
+            std::thread::scope(|scope| {
+                for _ in 0..30 {
+                    scope.spawn(|| replica.try_login("kim", PASSWORD).expect(200));
+                }
+            });
+        }
+        println!("connections after 30 logins at once on each: {}", connections());
+        if count > 1 {
+            let (whole, after) = refused_after(SOME, &replicas);
+            tell("from sending the logout to the refusal elsewhere", &whole);
+            tell("from the logout's answer to the refusal elsewhere", &after);
+        }
+    }
 }

@@ -320,6 +320,24 @@ impl Gateway {
         });
     }
 
+    /// Starts a second process on the same configuration, waits until it serves, and ends the first.
+    pub(crate) fn hand_over(&mut self) {
+        const SERVES: &str = "\"message\":\"serving\"";
+        let first = self.child.take().expect("it does not run");
+        let before = self.logs().matches(SERVES).count();
+        self.spawn();
+        wait::until("the second process to serve", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the second process ended with {status}:\n{}", self.logs());
+            }
+            self.logs().matches(SERVES).count() > before
+        });
+        let second = self.child.replace(first);
+        let ended = self.stop();
+        assert!(ended.success(), "{ended}:\n{}", self.logs());
+        self.child = second;
+    }
+
     pub(crate) fn process_id(&self) -> u32 {
         self.child.as_ref().expect("it does not run").id()
     }

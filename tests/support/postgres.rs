@@ -80,30 +80,61 @@ impl Cluster {
         (cluster, folder.join("ca.crt"))
     }
 
-    fn prepare(settings: &[&str]) -> Self {
-        let programs = programs();
+    /// A standby of this one, which streams all that happens here, and takes changes only when it is promoted.
+    pub(crate) fn standby(&self) -> Self {
+        let mut standby = Self::empty(&self.settings);
+        let copied = as_owner(self.owner, &self.programs.join("pg_basebackup"))
+            .env("PGPASSWORD", PASSWORD)
+            .args(["--host", "127.0.0.1", "--port", &self.address.port().to_string(), "--username", "doorward"])
+            .args(["--checkpoint", "fast", "--wal-method", "stream", "--no-sync", "--write-recovery-conf", "--pgdata"])
+            .arg(standby.folder.join("data"))
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        // What --write-recovery-conf has written goes with our own configuration.
+        standby.settings.push(format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=doorward password=''{PASSWORD}'' application_name=standby'",
+            self.address.port()
+        ));
+        standby.run();
+        standby
+    }
+
+    /// Makes a standby a primary, and waits until it is one.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.sql("postgres", "SELECT pg_promote(true, 60)"), [["t"]]);
+    }
+
+    /// A folder, a port and the programs.
+    fn empty(settings: &[String]) -> Self {
         let owner = other_user();
         let folder = tempfile::Builder::new().prefix("doorward-postgres-").tempdir().unwrap().keep();
         if let Some((user, group)) = owner {
             std::os::unix::fs::chown(&folder, Some(user), Some(group)).unwrap();
         }
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        Self {
+            programs: programs(&folder),
+            folder,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            owner,
+            guard: Mutex::new(None),
+            settings: settings.to_vec(),
+        }
+    }
+
+    fn prepare(settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let cluster = Self::empty(&settings);
+        let Self { folder, programs, owner, .. } = &cluster;
+        let owner = *owner;
         let secret = folder.join("password");
         fs::write(&secret, PASSWORD).unwrap();
         if let Some((user, group)) = owner {
             std::os::unix::fs::chown(&secret, Some(user), Some(group)).unwrap();
         }
         let initdb = as_owner(owner, &programs.join("initdb"))
-            .args([
-                "--no-sync",
-                "--no-instructions",
-                "-A",
-                "scram-sha-256",
-                "-U",
-                "doorward",
-                "-E",
-                "UTF8",
-                "--locale=C",
-            ])
+            .args(["--no-sync", "-A", "scram-sha-256", "-U", "doorward", "-E", "UTF8", "--locale=C"])
             .arg("--pwfile")
             .arg(&secret)
             .arg("-D")
@@ -111,15 +142,11 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        Self {
-            folder,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-            programs,
-            owner,
-            guard: Mutex::new(None),
-            settings: settings.iter().map(ToString::to_string).collect(),
+        if let Ok(wanted) = std::env::var("DOORWARD_TEST_POSTGRES") {
+            let made = fs::read_to_string(folder.join("data/PG_VERSION")).unwrap();
+            assert_eq!(made.trim(), wanted, "another version than the one that is to be tested");
         }
+        cluster
     }
 
     /// Starts the server and waits until it answers.
@@ -136,7 +163,9 @@ impl Cluster {
         fs::write(self.folder.join("data/postgresql.auto.conf"), configuration).unwrap();
         // The server in the background of a shell that waits for our end of the pipe.
         let script = r#""$1" -D "$2/data" >> "$2/log" 2>&1 < /dev/null & server=$!
-            echo started; read -r word; kill -INT $server; wait $server; [ "$word" = keep ] || rm -rf "$2""#;
+            echo started; read -r word
+            case $word in kill) kill -KILL $server;; *) kill -INT $server;; esac
+            wait $server; case $word in keep | kill) ;; *) rm -rf "$2";; esac"#;
         let mut guard = as_owner(self.owner, Path::new("/bin/sh"))
             .args(["-c", script, "sh"])
             .arg(self.programs.join("postgres"))
@@ -160,8 +189,17 @@ impl Cluster {
 
     /// Stops the server, as an operator in a hurry does: running statements are ended.
     pub(crate) fn stop(&self) {
+        self.end("keep");
+    }
+
+    /// `kill -9`: it ends in the middle of whatever it does. What is left of it ends when it notices.
+    pub(crate) fn kill(&self) {
+        self.end("kill");
+    }
+
+    fn end(&self, how: &str) {
         if let Some((mut guard, mut pipe)) = self.guard.lock().unwrap().take() {
-            pipe.write_all(b"keep\n").unwrap();
+            writeln!(pipe, "{how}").unwrap();
             drop(pipe);
             guard.wait().unwrap();
         }
@@ -231,8 +269,15 @@ impl Database<'_> {
 
     /// The same database by another way, such as a proxy.
     pub(crate) fn url_at(&self, address: SocketAddr) -> String {
+        self.url_at_any(&[address])
+    }
+
+    /// The same database at whichever of several servers takes changes, as an operator writes it.
+    pub(crate) fn url_at_any(&self, addresses: &[SocketAddr]) -> String {
         let password = PASSWORD.replace(' ', "%20");
-        format!("postgres://doorward:{password}@{address}/{}", self.name)
+        let places: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let attributes = if addresses.len() > 1 { "?target_session_attrs=read-write" } else { "" };
+        format!("postgresql://doorward:{password}@{}/{}{attributes}", places.join(","), self.name)
     }
 
     #[track_caller]
@@ -247,8 +292,29 @@ impl Database<'_> {
     }
 }
 
-/// The newest version that Debian's packages have installed.
-fn programs() -> PathBuf {
+/// The newest version that Debian's packages have installed; or the one that `DOORWARD_TEST_POSTGRES` names (`13`, `18`),
+/// which `tests/run` installs. That one is copied to the cluster's folder, for its user may not reach ours.
+fn programs(folder: &Path) -> PathBuf {
+    if let Ok(version) = std::env::var("DOORWARD_TEST_POSTGRES") {
+        let npm = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.cache/npm/node_modules");
+        let native = npm.join(format!("postgres-{version}/native"));
+        assert!(
+            native.join("bin/postgres").exists(),
+            "{} is not there: run tests/run, which installs it",
+            native.display()
+        );
+        let copied = Command::new("cp").arg("-R").arg(&native).arg(folder.join("programs")).status().unwrap();
+        assert!(copied.success());
+        let opened = Command::new("chmod").args(["-R", "a+rX"]).arg(folder.join("programs")).status().unwrap();
+        assert!(opened.success());
+        // The shell that removes the folder at the end is that user's.
+        if let Some((user, group)) = other_user() {
+            let owner = format!("{user}:{group}");
+            let given = Command::new("chown").arg("-R").arg(owner).arg(folder.join("programs")).status().unwrap();
+            assert!(given.success());
+        }
+        return folder.join("programs/bin");
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versions
         .filter_map(|entry| {

@@ -2,6 +2,8 @@
 //!
 //! - A connection comes back only when its last statement has ended and no transaction is open; one that a call left
 //!   half way, because it failed or ran out of time, is closed.
+//! - Of several hosts the one that answered last is asked first. Each has a share of the time only, for one that accepts
+//!   and then says nothing must leave some for the next.
 //! - The server ends by itself what a lost client began: statements and idle transactions have a limit there too.
 
 use std::cell::{Cell, RefCell};
@@ -11,10 +13,10 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Socket};
 
 use super::fault::Fault;
-use super::tls::Encryption;
+use super::tls::{Encrypted, Encryption};
 use super::{schema, within};
 use crate::store::StoreError;
 
@@ -23,7 +25,12 @@ const CROWD_PAUSE: Duration = Duration::from_millis(100);
 
 /// All connections of one process.
 pub(super) struct Connections {
-    driver: tokio_postgres::Config,
+    /// One for each host.
+    drivers: Vec<tokio_postgres::Config>,
+    /// The host that is asked first: an index into `drivers`.
+    first: Cell<usize>,
+    /// How long each of several hosts may take.
+    share: Option<Duration>,
     encryption: Encryption,
     settings: String,
     places: Arc<Semaphore>,
@@ -51,6 +58,18 @@ pub(super) struct Lease {
     _place: OwnedSemaphorePermit,
 }
 
+/// One host's turn. Whoever's turn ends says who is asked first from then on.
+struct Turn<'c> {
+    first: &'c Cell<usize>,
+    next: usize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.first.set(self.next);
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
@@ -58,21 +77,22 @@ impl Drop for Connection {
 }
 
 impl Connections {
-    /// `limit`: how long a call may take.
+    /// `limit`: how long a call may take; `patience`: how long whoever is in the greatest hurry waits.
     pub(super) fn new(
-        mut driver: tokio_postgres::Config,
+        mut drivers: Vec<tokio_postgres::Config>,
         encryption: Encryption,
         size: usize,
         limit: Duration,
+        patience: Duration,
     ) -> Rc<Self> {
-        // A dead link is noticed by the calls' own limits; this is for connections that lie idle.
-        driver.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10));
-        driver.keepalives_retries(3).tcp_user_timeout(limit.max(Duration::from_secs(5)));
-        // With several hosts, one that swallows everything must leave time for the next.
-        if driver.get_connect_timeout().is_none() && driver.get_hosts().len() > 1 {
-            let hosts = u32::try_from(driver.get_hosts().len()).unwrap_or(u32::MAX);
-            driver.connect_timeout(limit / hosts);
+        for driver in &mut drivers {
+            // A dead link is noticed by the calls' own limits; this is for connections that lie idle.
+            driver.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10));
+            driver.keepalives_retries(3).tcp_user_timeout(limit.max(Duration::from_secs(5)));
         }
+        // One share is left for what the connection is wanted for.
+        let shares = u32::try_from(drivers.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let share = (drivers.len() > 1).then(|| patience / shares);
         // The numbers of the log need READ COMMITTED: whoever waited for the head's row goes on from what was committed.
         // What is acknowledged must be on the disk.
         let millis = limit.as_millis().max(1);
@@ -83,7 +103,9 @@ impl Connections {
             idle = millis.saturating_mul(2),
         );
         Rc::new(Self {
-            driver,
+            drivers,
+            first: Cell::new(0),
+            share,
             encryption,
             settings,
             places: Arc::new(Semaphore::new(size)),
@@ -118,7 +140,7 @@ impl Connections {
 
     /// Makes a connection. `woken` is told of every notification, and of the connection's end.
     pub(super) async fn connect(&self, woken: Option<Rc<Notify>>) -> Result<Connection, Fault> {
-        let (client, mut connection) = self.driver.connect(self.encryption.clone()).await?;
+        let (client, mut connection) = self.dial().await?;
         let driver = tokio::task::spawn_local(async move {
             loop {
                 let message = std::future::poll_fn(|task| connection.poll_message(task)).await;
@@ -152,6 +174,35 @@ impl Connections {
             migrated.map(|()| connection)
         });
         migrated.await.map_err(|_| StoreError::unavailable("its tables were not made"))?
+    }
+
+    /// Asks one host after the other for one that takes changes.
+    async fn dial(&self) -> Result<(Client, tokio_postgres::Connection<Socket, Encrypted>), Fault> {
+        let (first, count) = (self.first.get(), self.drivers.len());
+        let mut why = Fault::from(StoreError::unavailable("its URL names no host"));
+        let turns = self.drivers.iter().enumerate().cycle().skip(first).take(count);
+        for (index, driver) in turns {
+            // Whoever gives up while this host keeps him waiting leaves the next one to those who come after him.
+            let mut turn = Turn { first: &self.first, next: (index + 1) % count };
+            // In a box, for every call would carry it.
+            let asked = Box::pin(driver.connect(self.encryption.clone()));
+            let answer = match self.share {
+                None => asked.await.map_err(Fault::from),
+                Some(share) => {
+                    let share = driver.get_connect_timeout().copied().unwrap_or(share);
+                    within(share, async { Ok(asked.await?) }).await
+                }
+            };
+            match answer {
+                Ok(connected) => {
+                    turn.next = index;
+                    return Ok(connected);
+                }
+                // The one that takes changes has no place left: that is what the caller can wait for.
+                Err(fault) => why = if why.is_crowd() { why } else { fault },
+            }
+        }
+        Err(why)
     }
 
     /// Closes the idle ones: the database was not there a moment ago, so they may lead nowhere.

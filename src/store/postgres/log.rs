@@ -5,7 +5,8 @@
 //! - Where the mark of our place is not the one that we know, the log is another one than we read: it is read again from
 //!   its beginning. What was revoked before stays revoked in memory.
 //! - Where its numbers went back as well, they are raised far above those that were seen: tokens carry those numbers, and
-//!   a revocation with a lower one would not reach them.
+//!   a revocation with a lower one would not reach them. What was written meanwhile with such a low one is said again
+//!   with a high one.
 //! - One reads at a time, so the followers hear every entry once and in order.
 
 use std::cell::{Cell, RefCell};
@@ -28,6 +29,8 @@ use crate::store::{LogEntry, LogFollower, StoreError};
 const PAGE: usize = 10_000;
 /// How far above the highest number that was seen the log goes on when its numbers went back.
 const GAP: u64 = 1 << 20;
+/// How far the clocks of those who write to the log may be apart, in seconds.
+const CLOCKS_APART: u64 = 300;
 /// How often the log may turn out to be another one within one reading.
 const TRIES: usize = 4;
 /// Between two tries to listen, at first and at most.
@@ -40,8 +43,18 @@ const READ: &str = "
         FROM doorward_log l WHERE number > $1 AND expires > $2 ORDER BY number LIMIT $3
     ) e ON true
     ORDER BY e.number";
+/// A session is revoked by its name, whatever the number.
 const RAISE: &str = "
-    UPDATE doorward_log_head SET number = $1, mark = gen_random_uuid() WHERE mark = $2::text::uuid AND number < $1";
+    WITH again AS (
+        SELECT what, at, expires, row_number() OVER (ORDER BY number) AS place, count(*) OVER () AS all_of_them
+        FROM doorward_log WHERE at >= $3 AND expires > $4 AND what->>'kind' <> 'session'
+    ), head AS (
+        UPDATE doorward_log_head SET number = $1 + (SELECT count(*) FROM again), mark = gen_random_uuid()
+        WHERE mark = $2::text::uuid AND number < $1 RETURNING mark
+    )
+    INSERT INTO doorward_log (number, mark, what, at, expires)
+    SELECT $1 + place, CASE place WHEN all_of_them THEN head.mark ELSE gen_random_uuid() END, what, at, expires
+    FROM head, again";
 
 /// How often the place is written down.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
@@ -52,6 +65,8 @@ pub(super) struct Log {
     /// Where the place is written down, for the next start: a log that went back while nobody ran is noticed too.
     note: Option<PathBuf>,
     noted: RefCell<Option<(Place, Instant)>>,
+    /// When the log was last read to its end, in Unix seconds; 0: nobody knows.
+    heard_at: Cell<u64>,
     /// Held while reading.
     place: Mutex<Option<Place>>,
     followers: RefCell<Vec<Follower>>,
@@ -109,7 +124,11 @@ impl Log {
             Some(Place { number: number.parse().ok()?, mark: Some(mark.to_owned()) })
         };
         let place = note.as_ref().and_then(read);
-        Self { note, place: Mutex::new(place), ..Self::default() }
+        // It is written when the place has changed, so it was heard of later still: this errs to the safe side.
+        let written = note.as_ref().and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
+        let heard_at =
+            written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok()).map_or(0, |at| at.as_secs());
+        Self { note, place: Mutex::new(place), heard_at: Cell::new(heard_at), ..Self::default() }
     }
 
     /// Writes the place down, unless that was done a moment ago. What is lost of it by a crash is a little foresight.
@@ -164,7 +183,7 @@ impl Log {
         if self.outcome.borrow().done >= wanted {
             return Ok(());
         }
-        let (reading, began) = (self.next_reading(), core.clock.instant());
+        let (reading, began, now) = (self.next_reading(), core.clock.instant(), core.clock.unix_seconds());
         self.begun.set(reading);
         for _ in 0..TRIES {
             let from = place.clone().unwrap_or(BEGINNING);
@@ -180,13 +199,15 @@ impl Log {
                     self.tell(&entries, told);
                     self.write_down(&head, began);
                     *place = Some(head);
+                    self.heard_at.set(now);
                     self.outcome.send_modify(|outcome| outcome.done = reading);
                     self.heard(began);
                     return Ok(());
                 }
                 Reading::Broken { at, standing, head } => {
                     if standing == Standing::Other {
-                        within(core.patience, raise(client, &at, &head)).await?;
+                        let since = self.heard_at.get().saturating_sub(CLOCKS_APART);
+                        within(core.patience, raise(client, &at, &head, since, now)).await?;
                     }
                     // What comes now is told to everybody from the beginning. What they know already stays in force.
                     for follower in &mut *self.followers.borrow_mut() {
@@ -311,7 +332,10 @@ async fn look(client: &Client, from: &Place, now: u64) -> Result<Page, Fault> {
     Ok(Page { head, known, entries, last })
 }
 
-async fn raise(client: &Client, seen: &Place, head: &Place) -> Result<(), Fault> {
+/// Raises the log's numbers above all that were `seen`, and says again what others have revoked since the log that we
+/// knew was last heard of (`since`): they may have written it under numbers that tokens of the lost log name already.
+/// All in one statement, which does nothing where the head has moved meanwhile. Times are Unix seconds.
+async fn raise(client: &Client, seen: &Place, head: &Place, since: u64, now: u64) -> Result<(), Fault> {
     tracing::error!(
         seen = seen.number,
         now = head.number,
@@ -320,8 +344,11 @@ async fn raise(client: &Client, seen: &Place, head: &Place) -> Result<(), Fault>
     );
     // Another replica may have done it already.
     if head.number < seen.number.saturating_add(GAP / 2) {
-        let raised = seen.number.max(head.number).saturating_add(GAP);
-        client.execute_typed(RAISE, &[(&big(raised), Type::INT8), (&head.mark, Type::TEXT)]).await?;
+        let raised = big(seen.number.max(head.number).saturating_add(GAP));
+        let parameters: [Parameter<'_>; 4] =
+            [(&raised, Type::INT8), (&head.mark, Type::TEXT), (&big(since), Type::INT8), (&big(now), Type::INT8)];
+        client.execute_typed(RAISE, &parameters).await?;
+        client.batch_execute("NOTIFY doorward_log").await?;
     }
     Ok(())
 }

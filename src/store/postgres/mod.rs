@@ -105,7 +105,7 @@ struct Core {
 impl Postgres {
     /// Starts the thread. Connects to nothing yet: a database that is down is found out by the calls.
     pub fn open(database: &Database, clock: Clock, options: &PostgresOptions) -> Result<Arc<Self>, StoreError> {
-        let driver = database.driver().ok_or_else(|| StoreError::unavailable("its URL can't be read"))?;
+        let drivers = database.drivers();
         let encryption = Encryption::new(database)
             .map_err(|error| StoreError::caused("the certificates to trust can't be read", error))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -115,12 +115,13 @@ impl Postgres {
         let (jobs, mut waiting) = mpsc::unbounded_channel::<Job>();
         let PostgresOptions { pool_size, timeout, max_staleness, note } = options.clone();
         let run = move || {
+            let patience = timeout.min(max_staleness);
             let core = Rc::new(Core {
                 clock,
-                connections: Connections::new(driver, encryption, pool_size, timeout),
+                connections: Connections::new(drivers, encryption, pool_size, timeout, patience),
                 log: Log::with_note(note),
                 limit: timeout,
-                patience: timeout.min(max_staleness),
+                patience,
                 heartbeat: (max_staleness / 4).min(Duration::from_secs(1)),
                 listening: Cell::new(false),
                 closed: Notify::new(),

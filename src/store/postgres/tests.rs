@@ -190,8 +190,10 @@ fn numbers_that_go_back_are_noticed_and_raised_above_all_that_were_seen() {
     let stores = [open_postgres(&database.url(), &clock()), open_postgres(&database.url(), &clock())];
     wait_for(async {
         let heard = [follower(&stores[0]).await, follower(&stores[1]).await];
+        // Long ago, so that nobody takes them for entries that came after the failure.
+        let old = || Write::Revoke { what: Revocation::All, at: NOW - 1000, expires: NOW + 100 };
         for _ in 0..4 {
-            stores[0].apply(vec![revoke(Revocation::All)]).await.unwrap();
+            stores[0].apply(vec![old()]).await.unwrap();
         }
         for heard in &heard {
             heard.wait("four entries", |(numbers, ..)| *numbers == [1, 2, 3, 4]).await;
@@ -199,9 +201,10 @@ fn numbers_that_go_back_are_noticed_and_raised_above_all_that_were_seen() {
         // As an older copy would have it: two entries less, and then others under the same numbers, with the same maximum.
         database.sql(&format!(
             "BEGIN; DELETE FROM doorward_log WHERE number > 2;
-             INSERT INTO doorward_log SELECT number, gen_random_uuid(), '{{\"kind\":\"all\"}}', {NOW}, {end}
+             INSERT INTO doorward_log SELECT number, gen_random_uuid(), '{{\"kind\":\"all\"}}', {start}, {end}
                  FROM generate_series(3, 4) AS number;
              UPDATE doorward_log_head SET mark = (SELECT mark FROM doorward_log WHERE number = 4); COMMIT",
+            start = NOW - 1000,
             end = NOW + 100
         ));
         for heard in &heard {
@@ -220,6 +223,38 @@ fn numbers_that_go_back_are_noticed_and_raised_above_all_that_were_seen() {
         }
         // Raised once, not by each replica that notices.
         assert!(next < raised + 1_000_000, "{next}");
+    });
+}
+
+#[test]
+fn what_others_revoked_under_numbers_of_the_lost_log_is_said_again_above_all_that_tokens_name() {
+    let database = Cluster::shared().database();
+    let store = open_postgres(&database.url(), &clock());
+    wait_for(async {
+        let heard = follower(&store).await;
+        for _ in 0..4 {
+            store
+                .apply(vec![Write::Revoke { what: Revocation::All, at: NOW - 1000, expires: NOW + 100 }])
+                .await
+                .unwrap();
+        }
+        // A failover loses two of them, and a replica that had not heard of those writes before we can notice.
+        database.sql(&format!(
+            "BEGIN; DELETE FROM doorward_log WHERE number > 2;
+             INSERT INTO doorward_log VALUES
+                (3, gen_random_uuid(), '{{\"kind\":\"account\",\"account\":\"kim\"}}', {NOW}, {end}),
+                (4, gen_random_uuid(), '{{\"kind\":\"session\",\"session\":\"s\"}}', {NOW}, {end});
+             UPDATE doorward_log_head SET mark = (SELECT mark FROM doorward_log WHERE number = 4); COMMIT",
+            end = NOW + 100
+        ));
+        heard.wait("the log to be read again", |(numbers, head, _)| numbers.len() == 9 && *head > 1_000_000).await;
+        let last = store.log().await.unwrap().pop().unwrap();
+        assert_eq!(last.what, Revocation::Account { account: "kim".parse().unwrap() });
+        assert_eq!((last.at, last.expires), (NOW, NOW + 100));
+        assert_eq!(store.log_head().await.unwrap(), last.number);
+        // The log goes on from there, and is the one that was read.
+        let next = store.apply(vec![revoke(Revocation::All)]).await.unwrap().log_head;
+        assert_eq!((next, heard.numbers().len()), (last.number + 1, 10));
     });
 }
 
