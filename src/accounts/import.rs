@@ -295,10 +295,12 @@ fn foreign_kind(hash: &str) -> Option<&'static str> {
         .or_else(|| (!hash.starts_with(['$', '{'])).then_some("plain text or in a scheme unknown here"))
 }
 
-/// A key of the file for a message: short, with nothing that a terminal would obey, and no hash that stands where a key
-/// should.
+/// A key of the file for a message: short, with nothing that a terminal would obey, and no hash, nor the rest of one that
+/// a line break has parted, that stands where a key should.
 fn shown(key: &str) -> String {
-    let start: String = key.chars().take_while(|sign| *sign != '$').take(40).collect();
+    let is_word = key.chars().all(|sign| sign.is_ascii_lowercase() || matches!(sign, '_' | '-' | '.' | ' '));
+    let most = if is_word { 40 } else { 12 };
+    let start: String = key.chars().take_while(|sign| *sign != '$').take(most).collect();
     let dots = if start.len() < key.len() { "…" } else { "" };
     format!("{start:?}{dots}")
 }

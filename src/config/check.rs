@@ -82,8 +82,9 @@ impl Reading<'_> {
     fn whole(&self, root: Section<'_>) -> Config {
         let data_dir = self.path(&root.text_or("data_dir", "/var/lib/doorward"));
         let server_section = root.section("server");
-        let handover = server_section.boolean("handover", false).then(|| server_section.place_of("handover"));
+        let handover = server_section.place_of("handover");
         let server = server(server_section);
+        let handover = server.handover.then_some(handover);
         let admin = admin(root.section("admin"), &server);
         let store = self.store(root.section("store"), handover);
         let token_section = root.section("token");

@@ -31,6 +31,7 @@ use std::task::{Context as TaskContext, Poll};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 pub use self::body::AnswerBody;
 use self::core::Own;
@@ -244,8 +245,8 @@ async fn serve(
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
             };
-            let upgrade = std::mem::take(&mut parts.extensions);
-            let forwarded = forward(core, own, upstream, (&*parts, body, upgrade), &outgoing, &known, route, context);
+            let client = admitted.websocket.then(|| upgrade_of(parts));
+            let forwarded = forward(core, own, upstream, (parts, body, client), &outgoing, &known, route, context);
             match forwarded.await {
                 Ok(response) => response,
                 Err(rejection) => {
@@ -345,24 +346,25 @@ async fn who(
     Ok(Known { caller: refreshed.caller, issued: refreshed.issued, ..known })
 }
 
+/// The client's connection, once it has been told that it is a tunnel. hyper looks for it in whole requests only.
+fn upgrade_of(parts: &mut Parts) -> OnUpgrade {
+    let mut upgradable = Request::new(());
+    std::mem::swap(upgradable.extensions_mut(), &mut parts.extensions);
+    hyper::upgrade::on(&mut upgradable)
+}
+
 #[expect(clippy::too_many_arguments, reason = "one request's facts, used once")]
 async fn forward(
     core: &Rc<Core>,
     own: &Own,
     upstream: usize,
-    (parts, body, extensions): (&Parts, Incoming, http::Extensions),
+    (parts, body, client): (&Parts, Incoming, Option<OnUpgrade>),
     outgoing: &Outgoing<'_>,
     known: &Known,
     route: &Route,
     context: &mut Context,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let shared = core.shared();
-    let client = outgoing.admitted.websocket.then(|| {
-        // What the client's side left there for whoever wants its connection.
-        let mut upgradable = Request::new(());
-        *upgradable.extensions_mut() = extensions;
-        hyper::upgrade::on(&mut upgradable)
-    });
     // A public route stays open whoever logs out.
     let watched = match (&route.policy.access, &known.identified.credential) {
         (crate::config::Access::Public, _) | (_, None) => None,

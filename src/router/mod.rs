@@ -209,7 +209,7 @@ impl Router {
         };
         let mut same = true;
         // Where there is one reading and no case to fold, `first` was all there is to ask.
-        if !(readings.is_plain() && has_no_case(&tables, readings.as_sent())) {
+        if !(readings.is_plain() && tables.iter().flatten().all(|table| table.ignores_case_of(readings.as_sent()))) {
             readings.all(&mut |reading| {
                 same = agrees(reading);
                 same
@@ -284,11 +284,6 @@ fn lookup(tables: &[Option<&Table>; 3], path: &[u8], method: &Method, case: Case
         .unwrap_or(Found::Nothing)
 }
 
-/// Whether folding the case changes nothing, neither here nor there.
-fn has_no_case(tables: &[Option<&Table>; 3], path: &[u8]) -> bool {
-    tables.iter().flatten().all(|table| !table.has_upper) && !path.iter().any(u8::is_ascii_uppercase)
-}
-
 type Paths = HashMap<Box<[u8]>, Entry, Hasher>;
 
 /// The routes of one host pattern.
@@ -317,12 +312,15 @@ impl Table {
         folded.entry(path.to_ascii_lowercase().into()).or_default().add(&route.methods, index);
     }
 
+    /// Whether folding the case changes nothing, neither here nor there.
+    fn ignores_case_of(&self, path: &[u8]) -> bool {
+        !self.has_upper && !path.iter().any(u8::is_ascii_uppercase)
+    }
+
     fn find(&self, path: &[u8], method: &Method, case: Case) -> Found {
         match case {
             Case::AsSent => self.find_in(&self.exact, &self.prefix, path, method),
-            Case::Folded if !self.has_upper && !path.iter().any(u8::is_ascii_uppercase) => {
-                self.find_in(&self.exact, &self.prefix, path, method)
-            }
+            Case::Folded if self.ignores_case_of(path) => self.find_in(&self.exact, &self.prefix, path, method),
             Case::Folded => {
                 // One byte more than the longest route path: enough to see where its last segment ends.
                 let wanted = path.get(..=self.longest).unwrap_or(path);

@@ -99,6 +99,7 @@ impl Workers {
     }
 
     /// Stops accepting, lets running requests finish, then ends. False: `limit` ran out and the rest was cut.
+    /// [`Shared::drain`] comes first: connections that serve look at nothing else.
     pub async fn drain(mut self, limit: Duration) -> bool {
         self.stage.send_replace(Stage::Drain);
         let mut left = self.threads.len();

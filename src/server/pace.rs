@@ -199,7 +199,9 @@ impl<S: AsyncRead + Unpin> Paced<S> {
         const PIECE_BYTES: usize = 16 * 1024;
         /// Then the others have their turn.
         const MOST_PIECES: usize = 16;
-        if !self.pace.may_send_on.load(Ordering::Relaxed) || self.pace.ended.load(Ordering::Relaxed) {
+        // Of a tunnel one direction may end before the other: what comes there is for somebody else.
+        let tunnel = self.pace.forgets.load(Ordering::Relaxed);
+        if tunnel || !self.pace.may_send_on.load(Ordering::Relaxed) || self.pace.ended.load(Ordering::Relaxed) {
             return Poll::Ready(());
         }
         if !self.pace.is_lingering() {
@@ -363,6 +365,45 @@ mod tests {
             assert!(closing.as_mut().poll(&mut task).is_ready(), "the client has closed: nothing is left to wait for");
         }
         assert!(pace.is_lingering());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_from_a_tunnel_whose_other_direction_has_ended() {
+        let clock = Clock::manual(1_000);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        pace.serving(true);
+        pace.forget_heads();
+        drop(PacedBody::new((), Arc::clone(&pace)));
+        let mut said = [0; 8];
+        theirs.write_all(b"before").await.unwrap();
+        assert_eq!(paced.read(&mut said).await.unwrap(), 6);
+        theirs.write_all(b"after").await.unwrap();
+        paced.shutdown().await.unwrap();
+        assert_eq!(paced.read(&mut said).await.unwrap(), 5);
+    }
+
+    #[tokio::test]
+    async fn only_what_comes_while_a_head_is_waited_for_is_kept() {
+        let clock = Clock::manual(1_000);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let spelled = |pace: &Pace| {
+            let spelling = pace.spelling();
+            spelling.lines().find("x-a", b"b").map(|line| String::from_utf8(line.name.to_vec()).unwrap())
+        };
+        let mut said = [0; 64];
+        theirs.write_all(b"GET / HTTP/1.1\r\nX-a: b\r\n\r\n").await.unwrap();
+        let _ = paced.read(&mut said).await.unwrap();
+        assert_eq!(spelled(&pace).as_deref(), Some("X-a"));
+        // What comes while the request is served may be its body, and may look like a head.
+        pace.serving(false);
+        theirs.write_all(b"GET / HTTP/1.1\r\nX-A: b\r\n\r\n").await.unwrap();
+        let _ = paced.read(&mut said).await.unwrap();
+        drop(PacedBody::new((), Arc::clone(&pace)));
+        assert_eq!(spelled(&pace), None);
     }
 
     #[tokio::test]

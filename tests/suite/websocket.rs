@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::token::{self, DAY};
+use crate::support::wait;
 use crate::support::wire::Reader;
 use crate::support::{Builder, Gateway, Request, SECRET, Upstream};
 
@@ -67,6 +68,32 @@ fn bytes_go_both_ways_after_the_backends_101() {
     }
     connection.finish_writing();
     assert!(connection.closes_within(Duration::from_secs(30)));
+}
+
+#[test]
+fn a_backend_that_has_said_all_still_hears_what_the_client_says() {
+    let (sender, heard) = std::sync::mpsc::channel();
+    let upstream = Upstream::raw(move |stream| {
+        let mut reader = Reader::new(stream);
+        let Ok(Some(_)) = reader.head() else { return };
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let _ = reader.stream.write_all(answer.as_bytes());
+        // The tunnel is in use in this direction before it is closed in the other.
+        let first = reader.exactly(5).unwrap_or_default();
+        let _ = reader.stream.write_all(b"bye");
+        let _ = reader.stream.shutdown(std::net::Shutdown::Write);
+        let rest = reader.rest().unwrap_or_default();
+        let _ = sender.send([first, rest].concat());
+    });
+    let gateway = guarded(&upstream);
+    let token = gateway.login("kim");
+    let mut connection = gateway.connect();
+    connection.send(&handshake("/ws").cookie(&token)).expect(101);
+    connection.write(b"first");
+    assert_eq!(connection.reader.rest().unwrap(), b"bye");
+    connection.write(b" and the rest");
+    connection.finish_writing();
+    assert_eq!(heard.recv_timeout(wait::GENEROUS).unwrap(), b"first and the rest");
 }
 
 #[test]

@@ -326,6 +326,18 @@ users: {{}}
 }
 
 #[test]
+fn a_message_shows_little_of_a_key_that_is_no_word() {
+    for (key, expected) in [
+        ("display_name", "\"display_name\""),
+        ("bpTSBP$2b$10$x", "\"bpTSBP\"…"),
+        ("l*BYRTVy8RXtb5KiWuausers", "\"l*BYRTVy8RXt\"…"),
+        ("\u{1b}[2J", "\"\\u{1b}[2J\""),
+    ] {
+        assert_eq!(shown(key), expected);
+    }
+}
+
+#[test]
 fn what_is_no_users_file_is_told() {
     let texts = [
         "",
