@@ -103,8 +103,10 @@ def main():
         # The worker is the thread that did most.
         profiles = [own_costs(path) for path in folder.glob("callgrind.1-*")]
         costs, calls = max(profiles, key=lambda profile: sum(profile[0].values()))
+    # Whichever allocator stands behind it.
+    allocations = sum(count for name, count in calls.items() if re.search(r"__rust_alloc(_zeroed)?$", name or ""))
     print(f"{requests} requests: {sum(costs.values()) / requests:,.0f} instructions and "
-          f"{calls['malloc'] / requests:.1f} allocations each\n")
+          f"{allocations / requests:.1f} allocations each\n")
     for function, cost in costs.most_common(options.functions):
         print(f"{cost / requests:8,.0f}  {calls[function] / requests:7.2f} calls  {re.sub('<.*?>', '<…>', function)[:100]}")
 

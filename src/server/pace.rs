@@ -380,7 +380,8 @@ mod tests {
         theirs.write_all(b"before").await.unwrap();
         assert_eq!(paced.read(&mut said).await.unwrap(), 6);
         theirs.write_all(b"after").await.unwrap();
-        paced.shutdown().await.unwrap();
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(pin!(paced.shutdown()).poll(&mut task).is_ready());
         assert_eq!(paced.read(&mut said).await.unwrap(), 5);
     }
 
