@@ -341,7 +341,8 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// Deserialises from any object that names each member once: of two, some readers take the first and some the last.
+/// Deserialises from any object that names each member once (of two, some readers take the first and some the last) and
+/// holds nothing that another reader of JSON would refuse (RFC 8259 sections 6 and 8.2).
 struct UniqueMembers;
 
 impl<'de> Deserialize<'de> for UniqueMembers {
@@ -356,7 +357,9 @@ impl<'de> Deserialize<'de> for UniqueMembers {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueMembers, A::Error> {
                 let mut seen = HashSet::new();
-                while let Some((name, IgnoredAny)) = map.next_entry::<Cow<'de, str>, IgnoredAny>()? {
+                // Values are read whole, also those that we don't use: skipped, half of a surrogate pair or a number beyond
+                // all bounds would pass here and nowhere else.
+                while let Some((name, _)) = map.next_entry::<Cow<'de, str>, serde_json::Value>()? {
                     if !seen.insert(name) {
                         return Err(A::Error::custom("a member is there twice"));
                     }
@@ -571,6 +574,24 @@ mod tests {
         ] {
             assert!(ring().verify(&signed(HEADER, &payload), NOW).is_err(), "{payload}");
         }
+    }
+
+    /// Skipping over a value, serde_json does not see these; reading the whole token, it and others refuse it.
+    #[test]
+    fn what_no_other_reader_takes_is_refused_also_where_we_do_not_look() {
+        let with = |odd: &str| {
+            let payload = format!(r#"{{"_id":"a","username":"kim","iat":{NOW},"exp":{},{odd}}}"#, NOW + DAY);
+            ring().verify(&signed(HEADER, &payload), NOW)
+        };
+        for odd in
+            [r#""x":"\udE29""#, r#""x":["\ud83d\u0041"]"#, r#""x":{"\udE29":1}"#, r#""x":1E999"#, r#""x":[-1e999]"#]
+        {
+            assert_eq!(with(odd).unwrap_err(), TokenError::Claim("they can't be read"), "{odd}");
+        }
+        for plain in [r#""x":"\ud83d\ude00""#, r#""x":{"y":[1e300,-0.5,null]}"#] {
+            assert!(with(plain).is_ok(), "{plain}");
+        }
+        assert!(ring().verify(&signed(r#"{"alg":"HS256","x":"\udE29"}"#, &foreign().to_string()), NOW).is_err());
     }
 
     #[test]

@@ -86,8 +86,6 @@ fn signed(ring: &KeyRing, text: &str) {
     let key = DecodingKey::from_secret(SECRET.as_bytes());
     let claims = match jsonwebtoken::decode::<Value>(&sent, &key, &validation) {
         Ok(decoded) => decoded.claims,
-        // In a member that is nobody's: 1E999 is JSON (RFC 8259 section 6), but no number that the library can hold.
-        Err(error) if error.to_string().contains("number out of range") => return,
         Err(error) => panic!("{error}: {header} {payload}"),
     };
     let header: Value = serde_json::from_str(header).unwrap();
