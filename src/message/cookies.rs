@@ -203,9 +203,20 @@ const fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b',')
 }
 
-/// Whether the laxest reader finds our name: white space (also U+00A0 and U+0085 as Latin-1), quotes and leading equals
-/// signs around it, percent signs and PHP's `.`, ` `, `+` and `[` for `_` inside.
+/// Whether any reader, also the laxest, finds our name in front of the first equals sign.
 fn is_ours(crumb: &[u8], name: &[u8]) -> bool {
+    // Nearly every name of a cookie is read in the same way by everybody.
+    let key = crumb.strip_prefix(b" ").unwrap_or(crumb);
+    let key = memchr::memchr(b'=', key).and_then(|end| key.get(..end)).unwrap_or(key);
+    if key.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) && !key.is_empty() {
+        return key == name;
+    }
+    is_ours_to_the_laxest(crumb, name)
+}
+
+/// White space (also U+00A0 and U+0085 as Latin-1), quotes and leading equals signs may stand around the name, percent
+/// signs and PHP's `.`, ` `, `+` and `[` for `_` inside.
+fn is_ours_to_the_laxest(crumb: &[u8], name: &[u8]) -> bool {
     let mut start = crumb;
     while let [byte, rest @ ..] = start
         && (*byte == b'=' || is_lax_blank(*byte))

@@ -53,43 +53,57 @@ const METHOD_OVERRIDES: [&str; 4] = ["x-http-method-override", "x-http-method", 
 /// Knows every header name that a client must not send. Made once per configuration.
 #[derive(Clone, Debug)]
 pub struct Guarded {
-    /// By first byte: whether any guarded name starts with it. Settles most headers at once.
-    first: [bool; 256],
-    /// Folded: in every spelling.
+    /// By first byte: for most headers that is all there is to look at.
+    by_first: Vec<Alike>,
+}
+
+/// Guarded names that begin with the same byte, folded.
+#[derive(Clone, Debug, Default)]
+struct Alike {
+    families: Vec<&'static [u8]>,
+    /// In every spelling.
     names: Vec<Box<[u8]>>,
+    proper_only: Vec<&'static [u8]>,
 }
 
 impl Guarded {
     /// `methods_matter`: routes differ by method, so that method-override headers go too.
     #[must_use]
     pub fn new(ours: &[IdentityHeader], methods_matter: bool) -> Self {
-        let mut names: Vec<Box<[u8]>> = NAMES.iter().map(|name| name.as_bytes().into()).collect();
-        if methods_matter {
-            names.extend(METHOD_OVERRIDES.iter().map(|name| Box::from(name.as_bytes())));
+        let mut guarded = Self { by_first: vec![Alike::default(); 256] };
+        for family in FAMILIES.map(str::as_bytes) {
+            guarded.add(family, |alike| alike.families.push(family));
         }
-        names.extend(ours.iter().map(|header| header.name.as_str().bytes().map(fold).collect::<Box<[u8]>>()));
-        let known = FAMILIES.iter().chain(&PROPER_ONLY).map(|name| name.as_bytes());
-        let mut first = [false; 256];
-        for name in known.chain(names.iter().map(|name| &**name)) {
-            if let Some(slot) = name.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
-                *slot = true;
+        for proper in PROPER_ONLY.map(str::as_bytes) {
+            guarded.add(proper, |alike| alike.proper_only.push(proper));
+        }
+        let overrides = if methods_matter { &METHOD_OVERRIDES[..] } else { &[] };
+        let ours = ours.iter().map(|header| header.name.as_str());
+        for name in NAMES.iter().chain(overrides).copied().chain(ours) {
+            let folded: Box<[u8]> = name.bytes().map(fold).collect();
+            guarded.add(&folded, |alike| alike.names.push(folded.clone()));
+        }
+        guarded
+    }
+
+    /// A name of ours may begin with a sign: then whatever folds to the same begins so too.
+    fn add(&mut self, folded: &[u8], push: impl Fn(&mut Alike)) {
+        for (byte, alike) in (0..=u8::MAX).zip(&mut self.by_first) {
+            if folded.first() == Some(&fold(byte)) {
+                push(alike);
             }
         }
-        Self { first, names }
     }
 
     /// Whether a client's header of this name must not reach a backend.
     #[must_use]
     pub fn covers(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        let Some(first) = name.first() else { return false };
-        if !self.first.get(usize::from(*first)).copied().unwrap_or(true) {
-            return false;
-        }
-        FAMILIES.iter().any(|family| starts_folded(name, family.as_bytes()))
-            || self.names.iter().any(|guarded| equals_folded(name, guarded))
+        let Some(alike) = name.first().and_then(|first| self.by_first.get(usize::from(*first))) else { return false };
+        alike.families.iter().any(|family| starts_folded(name, family))
+            || alike.names.iter().any(|guarded| equals_folded(name, guarded))
             || covers_forwarded(name)
-            || (has_sign(name) && PROPER_ONLY.iter().any(|proper| equals_folded(name, proper.as_bytes())))
+            || alike.proper_only.iter().any(|proper| has_sign(name) && equals_folded(name, proper))
     }
 
     /// Removes all of them, every copy.
@@ -279,6 +293,15 @@ mod tests {
             assert!(covered(&guarded, &name.replacen('-', "_", 1)), "{name}");
         }
         assert!(covered(&guarded, "Proxy"));
+    }
+
+    #[test]
+    fn a_name_of_ours_that_begins_with_a_sign_is_covered_in_every_spelling() {
+        let guarded = Guarded::new(&[header("_user", vec![TemplatePart::Username])], false);
+        for name in ["_user", "-user", ".user", "!USER"] {
+            assert!(covered(&guarded, name), "{name}");
+        }
+        assert!(!covered(&guarded, "user"));
     }
 
     #[test]
