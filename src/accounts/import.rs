@@ -220,7 +220,7 @@ impl Reading {
             wrong.push(format!("`__v` is larger than {MAX_VERSION}"));
         }
         for what in &wrong {
-            self.problem(place, format_args!("({:?}) {what}", username.as_str()));
+            self.problem(place, format_args!("({}) {what}", without_hash(username.as_str(), usize::MAX)));
         }
         // With a problem anywhere nothing is imported, so there is no need to keep more.
         if wrong.is_empty() && self.problems.is_empty() {
@@ -300,8 +300,13 @@ fn foreign_kind(hash: &str) -> Option<&'static str> {
 fn shown(key: &str) -> String {
     let is_word = key.chars().all(|sign| sign.is_ascii_lowercase() || matches!(sign, '_' | '-' | '.' | ' '));
     let most = if is_word { 40 } else { 12 };
-    let start: String = key.chars().take_while(|sign| *sign != '$').take(most).collect();
-    let dots = if start.len() < key.len() { "…" } else { "" };
+    without_hash(key, most)
+}
+
+/// So much of a text, and nothing from the sign on that every hash begins with: columns get mixed up, and lines broken.
+fn without_hash(text: &str, most: usize) -> String {
+    let start: String = text.chars().take_while(|sign| *sign != '$').take(most).collect();
+    let dots = if start.len() < text.len() { "…" } else { "" };
     format!("{start:?}{dots}")
 }
 

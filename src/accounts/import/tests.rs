@@ -374,6 +374,14 @@ fn a_hash_in_the_place_of_a_key_is_not_shown() {
 }
 
 #[test]
+fn a_hash_in_the_place_of_a_name_is_not_shown() {
+    let told = problems(htpasswd(&format!("{BCRYPT}:kim\nkim {BCRYPT}:x\n")));
+    assert!(told.contains("line 1: ") && told.contains("line 2: ") && !told.contains("$2y"), "{told}");
+    let told = problems(json(&format!(r#"[{{"username":"{BCRYPT}","password_hash":"x"}}]"#)));
+    assert!(told.contains("hash") && !told.contains("$2y"), "{told}");
+}
+
+#[test]
 fn nothing_in_an_authelia_file_is_expanded_or_nested_without_end() {
     let mut bomb = String::from("a0: &a0 [x, x]\n");
     for level in 1..60 {
