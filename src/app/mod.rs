@@ -154,7 +154,7 @@ impl Rooms {
         let database_may_come = purpose == Purpose::Serve && matches!(config.store.kind, StoreKind::Postgres { .. });
         let revocations = Arc::new(Revocations::default());
         let freshness = Arc::new(Freshness::new(clock.clone()));
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), config.token.gateway_secret.is_some());
         if config.central.is_none() {
             let counted = Counted {
                 revocations: Arc::clone(&revocations),

@@ -38,7 +38,9 @@ pub struct Feed {
 
 #[derive(Default)]
 struct State {
+    /// Empty until gateways are expected.
     window: VecDeque<Kept>,
+    expects_gateways: bool,
     /// The position after the newest line; positions count lines since the start of the process.
     next: u64,
     head: u64,
@@ -70,13 +72,14 @@ struct Whole {
 }
 
 impl Feed {
-    /// One that has heard of nothing yet.
+    /// One that has heard of nothing yet. `expects_gateways`: lines are kept from the start, so that those who followed an
+    /// earlier process can resume; otherwise from the first reader on.
     #[must_use]
-    pub fn new(clock: Clock) -> Arc<Self> {
+    pub fn new(clock: Clock, expects_gateways: bool) -> Arc<Self> {
         Arc::new(Self {
             origin: clock.instant(),
             clock,
-            state: Mutex::default(),
+            state: Mutex::new(State { expects_gateways, ..State::default() }),
             whole: tokio::sync::Mutex::default(),
             wake: watch::Sender::default(),
         })
@@ -113,6 +116,7 @@ impl Feed {
     /// for one who can't go on, once for all who come at the same time.
     pub async fn open(self: &Arc<Self>, store: &dyn Store, last: Option<&Last>) -> Result<FeedBody, StoreError> {
         let receiver = self.wake.subscribe();
+        self.state().expects_gateways = true;
         let resumed = last.and_then(|last| self.resume(last));
         let (pieces, next) = match resumed {
             Some(resumed) => resumed,
@@ -217,7 +221,8 @@ impl LogFollower for Feed {
     fn extend(&self, entries: &[LogEntry], head: u64) {
         let mut state = self.state();
         // A long log at the start goes through the window without being encoded.
-        let (passed, kept) = entries.split_at(entries.len().saturating_sub(WINDOW));
+        let most = if state.expects_gateways { WINDOW } else { 0 };
+        let (passed, kept) = entries.split_at(entries.len().saturating_sub(most));
         state.next += u64::try_from(passed.len()).unwrap_or(0);
         if !passed.is_empty() {
             state.window.clear();
@@ -349,7 +354,7 @@ mod tests {
     async fn centre() -> (Clock, Memory, Arc<Feed>) {
         let clock = Clock::manual(1_800_000_000);
         let store = Memory::new(clock.clone());
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), true);
         store.follow(Arc::<Feed>::clone(&feed)).await.unwrap();
         (clock, store, feed)
     }
@@ -459,7 +464,7 @@ mod tests {
     async fn what_the_store_holds_and_this_process_has_not_read_yet_comes_as_a_line_of_its_own() {
         let (clock, store, _) = centre().await;
         // With a database it is others who write, and this process reads on a moment later.
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), true);
         let read = revoke(&store, &clock, 2).await;
         feed.extend(&read, 2);
         let written = revoke(&store, &clock, 1).await;
@@ -474,7 +479,7 @@ mod tests {
     #[tokio::test]
     async fn no_beat_is_below_an_entry_that_was_told() {
         let (clock, store, _) = centre().await;
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), true);
         let entries = revoke(&store, &clock, 3).await;
         feed.extend(&entries[..1], 1);
         let mut body = feed.open(&store, None).await.unwrap();
@@ -490,10 +495,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_no_gateway_is_expected_nothing_is_kept_until_one_comes() {
+        let (clock, store, _) = centre().await;
+        let feed = Feed::new(clock.clone(), false);
+        store.follow(Arc::<Feed>::clone(&feed)).await.unwrap();
+        revoke(&store, &clock, 10).await;
+        {
+            let state = feed.state();
+            assert_eq!((state.window.len(), state.next, state.head), (0, 10, 10));
+        }
+        let mut body = feed.open(&store, None).await.unwrap();
+        assert_eq!(numbers(&told(&mut body).await), (1..=10).collect::<Vec<_>>());
+        let last = revoke(&store, &clock, 2).await.remove(0);
+        assert_eq!(numbers(&told(&mut body).await), [11, 12]);
+        drop(body);
+        let lines = told(&mut feed.open(&store, Some(&Last::of(&last))).await.unwrap()).await;
+        assert_eq!((&lines[0], numbers(&lines)), (&hello(11), vec![11, 12]));
+    }
+
+    #[tokio::test]
     async fn a_long_log_at_the_start_passes_through_the_window() {
         let (clock, store, _) = centre().await;
         revoke(&store, &clock, 3 * WINDOW).await;
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), true);
         store.follow(Arc::<Feed>::clone(&feed)).await.unwrap();
         {
             let state = feed.state();

@@ -233,7 +233,7 @@ impl World {
         let sessions =
             Arc::new(Sessions::new(Arc::clone(&store), Arc::clone(&revocations), clock.clone(), telemetry.clone()));
         let live = Live::new(config.clone(), &clock, &metrics).unwrap();
-        let feed = Feed::new(clock.clone());
+        let feed = Feed::new(clock.clone(), false);
         let portal = Portal::new(accounts.clone(), Arc::clone(&sessions), telemetry.clone(), feed, Arc::clone(&store));
         let freshness = Arc::new(Freshness::new(clock.clone()));
         let sessions_of_gate = Arc::clone(&sessions);
