@@ -134,6 +134,28 @@ pub fn poll_alarm(alarm: Pin<&mut tokio::time::Sleep>, task: &mut Context<'_>) -
     pin!(tokio::task::coop::unconstrained(alarm)).poll(task)
 }
 
+/// An alarm that is kept for whatever is due next. Later and later moments cost next to nothing: it stays where it is,
+/// and is moved only when it rings too early.
+#[derive(Default)]
+pub struct KeptAlarm(Option<Pin<Box<tokio::time::Sleep>>>);
+
+impl KeptAlarm {
+    /// Whether `due` is over; otherwise the task is woken then. Asked last in a poll, as [`poll_alarm`].
+    pub fn poll_due(&mut self, task: &mut Context<'_>, due: tokio::time::Instant) -> Poll<()> {
+        let alarm = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if alarm.deadline() > due {
+            alarm.as_mut().reset(due);
+        }
+        while poll_alarm(alarm.as_mut(), task).is_ready() {
+            if alarm.deadline() >= due {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
 /// Writes a time as RFC 3339 in UTC with whole seconds, for example `2026-11-24T09:30:00Z`.
 ///
 /// A time after the year 9999 is written as the last second of that year.

@@ -39,6 +39,8 @@ pub(super) struct Pace {
     may_send_on: AtomicBool,
     /// The client's end of the stream has been read.
     ended: AtomicBool,
+    /// What was read last ended as a head does, so that behind the heads that were served nothing more has come.
+    ends_as_head: AtomicBool,
     /// Milliseconds since `origin` at which the connection began to be closed.
     closing_since: AtomicU64,
 }
@@ -62,6 +64,9 @@ const LINGERING: u8 = 3;
 const LINGER_SILENT: Duration = Duration::from_secs(5);
 const LINGER_IN_ALL: Duration = Duration::from_secs(30);
 
+/// How long a connection is idle before its buffers are given back.
+const REST_AFTER: Duration = Duration::from_millis(500);
+
 impl Pace {
     pub(super) fn new(clock: &Clock) -> Arc<Self> {
         Arc::new(Self {
@@ -75,6 +80,7 @@ impl Pace {
             forgets: AtomicBool::new(false),
             may_send_on: AtomicBool::new(true),
             ended: AtomicBool::new(false),
+            ends_as_head: AtomicBool::new(false),
             closing_since: AtomicU64::new(0),
         })
     }
@@ -127,6 +133,21 @@ impl Pace {
         self.phase.load(Ordering::Relaxed) == IDLE
     }
 
+    /// When nothing of this connection is worth keeping but its socket, if nothing happens until then: it is idle, and hyper
+    /// holds no byte of it. `None` where that is not sure.
+    ///
+    /// The last request had no body and its answer is out. What the client sent last ended in an empty line, so if anything
+    /// stood behind that request's head, it would end in one, too: another head, which would be served by now, or empty
+    /// lines, which mean nothing (RFC 9112 section 2.2).
+    pub(super) fn rests_at(&self) -> Option<Instant> {
+        let rests = self.is_idle()
+            && self.ends_as_head.load(Ordering::Relaxed)
+            && !self.may_send_on.load(Ordering::Relaxed)
+            && !self.forgets.load(Ordering::Relaxed)
+            && self.stalled_since.load(Ordering::Relaxed) == 0;
+        rests.then(|| self.origin + Duration::from_millis(self.since.load(Ordering::Relaxed)) + REST_AFTER)
+    }
+
     /// When the connection is to be closed if nothing happens; `None` while a request is being answered and taken.
     pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let phase = match self.phase.load(Ordering::Relaxed) {
@@ -153,15 +174,23 @@ thread_local! {
     static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Where a socket comes back to when whoever used it is done with it.
+pub(super) type Seat<S> = Arc<Mutex<Option<S>>>;
+
 /// A socket that tells its pace.
 pub(super) struct Paced<S> {
-    socket: S,
+    /// There until this is dropped.
+    socket: Option<S>,
+    /// What has been read of it already.
+    first: Vec<u8>,
     pace: Arc<Pace>,
+    seat: Seat<S>,
 }
 
 impl<S> Paced<S> {
-    pub(super) const fn new(socket: S, pace: Arc<Pace>) -> Self {
-        Self { socket, pace }
+    /// `first`: what has been read of it already. The socket is put into `seat` at the end.
+    pub(super) const fn new(socket: S, first: Vec<u8>, pace: Arc<Pace>, seat: Seat<S>) -> Self {
+        Self { socket: Some(socket), first, pace, seat }
     }
 
     fn wrote<T>(&self, poll: Poll<T>) -> Poll<T> {
@@ -176,11 +205,35 @@ impl<S> Paced<S> {
     }
 }
 
+impl<S: Unpin> Paced<S> {
+    fn socket(&mut self) -> io::Result<Pin<&mut S>> {
+        self.socket.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S> Drop for Paced<S> {
+    fn drop(&mut self) {
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = self.socket.take();
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let poll = Pin::new(&mut self.socket).poll_read(task, buffer);
+        let poll = if self.first.is_empty() {
+            self.socket()?.poll_read(task, buffer)
+        } else {
+            let mut first = std::mem::take(&mut self.first);
+            let length = first.len().min(buffer.remaining());
+            buffer.put_slice(first.get(..length).unwrap_or_default());
+            if length < first.len() {
+                first.drain(..length);
+                self.first = first;
+            }
+            Poll::Ready(Ok(()))
+        };
         if let Some(came @ [_, ..]) = buffer.filled().get(before..) {
+            self.pace.ends_as_head.store(came.ends_with(b"\r\n\r\n"), Ordering::Relaxed);
             if self.pace.is_idle() {
                 self.pace.enter(HEAD);
                 self.pace.may_send_on.store(true, Ordering::Relaxed);
@@ -211,7 +264,8 @@ impl<S: AsyncRead + Unpin> Paced<S> {
         let mut piece = [std::mem::MaybeUninit::uninit(); PIECE_BYTES];
         for _ in 0..MOST_PIECES {
             let mut buffer = ReadBuf::uninit(&mut piece);
-            match Pin::new(&mut self.socket).poll_read(task, &mut buffer) {
+            let Ok(socket) = self.socket() else { return Poll::Ready(()) };
+            match socket.poll_read(task, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.pace.enter(LINGERING),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -224,23 +278,23 @@ impl<S: AsyncRead + Unpin> Paced<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.socket).poll_write(task, bytes);
+        let poll = self.socket()?.poll_write(task, bytes);
         self.wrote(poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(task)
+        self.socket()?.poll_flush(task)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.pace.is_lingering() {
-            std::task::ready!(Pin::new(&mut self.socket).poll_shutdown(task))?;
+            std::task::ready!(self.socket()?.poll_shutdown(task))?;
         }
         self.linger(task).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_write_vectored(
@@ -255,10 +309,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
                 for slice in slices {
                     gathered.extend_from_slice(slice);
                 }
-                Pin::new(&mut self.socket).poll_write(task, gathered)
+                self.socket()?.poll_write(task, gathered)
             })
         } else {
-            Pin::new(&mut self.socket).poll_write_vectored(task, slices)
+            self.socket()?.poll_write_vectored(task, slices)
         };
         self.wrote(poll)
     }
@@ -320,6 +374,10 @@ mod tests {
         }
     }
 
+    fn paced<S>(socket: S, pace: &Arc<Pace>) -> Paced<S> {
+        Paced::new(socket, Vec::new(), Arc::clone(pace), Seat::default())
+    }
+
     fn at(pace: &Pace, clock: &Clock) -> Option<Duration> {
         pace.deadline(&limits()).map(|deadline| deadline.saturating_duration_since(clock.instant()))
     }
@@ -329,7 +387,7 @@ mod tests {
         let clock = Clock::manual(1_000);
         let (ours, _theirs) = tokio::io::duplex(64);
         let pace = Pace::new(&clock);
-        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let mut paced = paced(ours, &pace);
         pace.serving(true);
         paced.shutdown().await.unwrap();
         assert!(!pace.is_lingering());
@@ -340,7 +398,7 @@ mod tests {
         let clock = Clock::manual(1_000);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let pace = Pace::new(&clock);
-        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let mut paced = paced(ours, &pace);
         pace.serving(false);
         let mut task = Context::from_waker(Waker::noop());
         {
@@ -372,7 +430,7 @@ mod tests {
         let clock = Clock::manual(1_000);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let pace = Pace::new(&clock);
-        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let mut paced = paced(ours, &pace);
         pace.serving(true);
         pace.forget_heads();
         drop(PacedBody::new((), Arc::clone(&pace)));
@@ -390,7 +448,7 @@ mod tests {
         let clock = Clock::manual(1_000);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let pace = Pace::new(&clock);
-        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let mut paced = paced(ours, &pace);
         let spelled = |pace: &Pace| {
             let spelling = pace.spelling();
             spelling.lines().find("x-a", b"b").map(|line| String::from_utf8(line.name.to_vec()).unwrap())
@@ -407,12 +465,75 @@ mod tests {
         assert_eq!(spelled(&pace), None);
     }
 
+    /// Whether a connection may rest on which `sent` came, and then one request with or without a body was answered.
+    async fn rests(sent: &[&[u8]], whole: bool) -> bool {
+        let clock = Clock::manual(1_000);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = paced(ours, &pace);
+        assert_eq!(pace.rests_at(), None, "nothing was answered yet");
+        for piece in sent {
+            theirs.write_all(piece).await.unwrap();
+            let _ = paced.read(&mut [0; 64]).await.unwrap();
+        }
+        pace.serving(whole);
+        assert_eq!(pace.rests_at(), None, "it is being answered");
+        drop(PacedBody::new((), Arc::clone(&pace)));
+        pace.rests_at().inspect(|at| assert_eq!(*at, clock.instant() + REST_AFTER)).is_some()
+    }
+
+    #[tokio::test]
+    async fn only_a_connection_of_which_nothing_is_left_rests() {
+        assert!(rests(&[b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"], true).await);
+        assert!(rests(&[b"GET / HTTP/1.1\r\n", b"Host: h\r\n\r\n"], true).await);
+        assert!(!rests(&[b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET"], true).await, "a part of the next head");
+        assert!(!rests(&[b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /"], true).await, "the same, a little later");
+        assert!(!rests(&[b"POST / HTTP/1.1\r\nHost: h\r\n\r\n"], false).await, "its body may not have been read");
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_answer_is_not_taken_and_one_that_may_be_a_tunnel_do_not_rest() {
+        let clock = Clock::manual(1_000);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(&clock);
+        let mut paced = paced(ours, &pace);
+        theirs.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let _ = paced.read(&mut [0; 64]).await.unwrap();
+        pace.serving(true);
+        drop(PacedBody::new((), Arc::clone(&pace)));
+        let mut task = Context::from_waker(Waker::noop());
+        assert!(pin!(paced.write_all(&[0; 65])).poll(&mut task).is_pending());
+        assert_eq!(pace.rests_at(), None);
+        let _ = theirs.read(&mut [0; 64]).await.unwrap();
+        paced.write_all(&[0]).await.unwrap();
+        assert!(pace.rests_at().is_some());
+        pace.forget_heads();
+        assert_eq!(pace.rests_at(), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first_and_the_socket_comes_back() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let (pace, seat) = (Pace::new(&Clock::manual(1_000)), Seat::default());
+        let mut paced = Paced::new(ours, b"first".to_vec(), Arc::clone(&pace), Arc::clone(&seat));
+        theirs.write_all(b"then").await.unwrap();
+        let mut said = [0; 3];
+        for expected in ["fir", "st", "the", "n"] {
+            let length = paced.read(&mut said).await.unwrap();
+            assert_eq!(said.get(..length), Some(expected.as_bytes()));
+        }
+        drop(paced);
+        theirs.write_all(b"last").await.unwrap();
+        let mut socket = seat.lock().unwrap().take().unwrap();
+        assert_eq!(socket.read(&mut [0; 8]).await.unwrap(), 4);
+    }
+
     #[tokio::test]
     async fn a_client_that_has_closed_its_side_is_not_waited_for() {
         let clock = Clock::manual(1_000);
         let (ours, theirs) = tokio::io::duplex(64);
         let pace = Pace::new(&clock);
-        let mut paced = Paced::new(ours, Arc::clone(&pace));
+        let mut paced = paced(ours, &pace);
         drop(theirs);
         assert_eq!(paced.read(&mut [0]).await.unwrap(), 0);
         paced.shutdown().await.unwrap();

@@ -70,6 +70,59 @@ fn exhaustion_157_a_thousand_silent_connections_are_closed_and_cost_little() {
     cases::tried("silent connections", connections.len());
 }
 
+/// What hyper holds for a connection, two buffers of 8 KiB each above all, goes while nothing is asked, and comes back.
+#[test]
+fn exhaustion_157_connections_that_wait_for_their_next_request_hold_little() {
+    const MOST_BYTES_EACH: u64 = 4 * 1024;
+    let upstream = Upstream::plain();
+    let mut gateway = beside(&upstream, &upstream).start();
+    let open = Request::get("/open");
+    // What the first requests leave behind is no connection's.
+    for _ in 0..200 {
+        gateway.send(&open).expect(200);
+    }
+    let before = gateway.memory();
+    let mut connections: Vec<Connection> = (0..2000).map(|_| gateway.connect()).collect();
+    let count = u64::try_from(connections.len()).unwrap();
+    for connection in &mut connections {
+        connection.send(&open).expect(200);
+    }
+    let peak = gateway.memory().saturating_sub(before);
+    wait::until("the memory of connections that are idle", || {
+        serves_the_next(&gateway);
+        gateway.memory().saturating_sub(before) < count * MOST_BYTES_EACH
+    });
+    let resting = gateway.memory().saturating_sub(before);
+    println!("an idle connection holds {} bytes, at most {} while they were opened", resting / count, peak / count);
+
+    // The next request is served as the first was, however it comes: whole, drop by drop, with another behind it.
+    let head = b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (number, connection) in connections.iter_mut().enumerate().take(600) {
+        match number % 3 {
+            0 => drop(connection.send(&open).expect(200)),
+            1 => {
+                for byte in head {
+                    connection.write(&[*byte]);
+                }
+                connection.read("GET", "/open").expect(200);
+            }
+            _ => {
+                let (some, rest) = head.split_at(3);
+                connection.write(&[head, some].concat());
+                connection.read("GET", "/open").expect(200);
+                connection.write(rest);
+                connection.read("GET", "/open").expect(200);
+            }
+        }
+    }
+    // A drain ends those that rest at once, and a client that leaves is noticed.
+    connections.truncate(1000);
+    wait::until("the clients that left to be noticed", || gateway.open_files() < 1200);
+    assert!(gateway.stop().success());
+    all_close(&mut connections, PATIENCE);
+    cases::tried("idle connections", 2000);
+}
+
 #[test]
 fn exhaustion_158_a_head_has_one_deadline_however_it_drips() {
     const CONNECTIONS: usize = 60;

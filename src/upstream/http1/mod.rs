@@ -19,13 +19,13 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use self::request::Framing;
 use self::response::{Asked, Head, MOST_HEAD_BYTES, Malformed, Read};
 use super::connect::Stream;
 use super::upload::{ClientFault, Piece, Upload};
-use crate::clock::poll_alarm;
+use crate::clock::KeptAlarm;
 
 /// For the first read of an answer, and for reads of pieces of unknown size.
 const READ_BYTES: usize = 16 * 1024;
@@ -64,8 +64,15 @@ impl Buffers {
         }
     }
 
-    fn for_reading(&self) -> BytesMut {
-        self.reads.borrow_mut().pop().unwrap_or_default()
+    /// A buffer with room for `wanted` bytes, or at least for `least` in one of which the rest is still on its way to a
+    /// client. New memory only where all that is lent out is still in use.
+    fn for_reading(&self, wanted: usize, least: usize) -> BytesMut {
+        let mut reads = self.reads.borrow_mut();
+        let room = |buffer: &BytesMut| buffer.capacity() - buffer.len();
+        // The one that came back last is the likeliest to be in the processor's cache.
+        let spent = reads.iter_mut().rposition(|buffer| room(buffer) >= wanted || buffer.try_reclaim(wanted));
+        let found = spent.or_else(|| reads.iter().rposition(|buffer| room(buffer) >= least));
+        found.map_or_else(|| BytesMut::with_capacity(wanted.max(READ_BYTES)), |index| reads.swap_remove(index))
     }
 
     fn read(&self, buffer: BytesMut) {
@@ -214,7 +221,7 @@ pub(super) struct Connection {
     looked_at: usize,
     interim: usize,
     /// Of whichever request uses it; one that is set already is only looked at.
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: KeptAlarm,
 }
 
 impl Connection {
@@ -232,7 +239,7 @@ impl Connection {
             unsent: false,
             looked_at: 0,
             interim: 0,
-            alarm: None,
+            alarm: KeptAlarm::default(),
         })
     }
 
@@ -259,20 +266,9 @@ impl Connection {
         self.unsent.then(|| std::mem::take(&mut self.message))
     }
 
-    /// Whether `due` is over; otherwise the task is woken then. Later and later moments cost next to nothing: the alarm
-    /// stays where it was set first, and is set anew when it rings too early.
+    /// Whether `due` is over; otherwise the task is woken then.
     pub(super) fn poll_due(&mut self, task: &mut Context<'_>, due: Instant) -> Poll<()> {
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if alarm.deadline() > due {
-            alarm.as_mut().reset(due);
-        }
-        while poll_alarm(alarm.as_mut(), task).is_ready() {
-            if alarm.deadline() >= due {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(due);
-        }
-        Poll::Pending
+        self.alarm.poll_due(task, due)
     }
 
     /// Whether something of an answer came.
@@ -404,7 +400,7 @@ impl Connection {
     /// has said all.
     fn poll_read(&mut self, task: &mut Context<'_>, wanted: usize, least: usize) -> Poll<io::Result<usize>> {
         if self.read.capacity() == 0 {
-            self.read = self.buffers.for_reading();
+            self.read = self.buffers.for_reading(wanted, least);
         }
         let room = self.read.capacity() - self.read.len();
         // First the place of what has been handed on and done with; new memory only if that is still in use.
