@@ -4,6 +4,7 @@
 //! which room may know which; here is only what the program and the tools beside it need.
 
 mod accounts;
+mod address;
 mod admin;
 mod app;
 mod auth;

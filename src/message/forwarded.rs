@@ -6,6 +6,7 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::admit::{Admitted, Host};
+use crate::address::Address;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -86,35 +87,6 @@ impl<'a> Way<'a> {
             hand_over("X-Real-IP", &[Address::of(*client).text()]);
         }
         hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
-    }
-}
-
-/// An address as text, on the stack.
-struct Address {
-    text: [u8; 48],
-    length: usize,
-}
-
-impl Address {
-    fn of(address: IpAddr) -> Self {
-        use std::io::Write as _;
-        let mut text = [0; 48];
-        let mut rest = &mut text[..];
-        // The longest there is takes 45 bytes.
-        let written = match address {
-            // Most of them, and without the machinery of formatting.
-            IpAddr::V4(address) => address.octets().iter().enumerate().try_for_each(|(place, octet)| {
-                let dot: &[u8] = if place == 0 { b"" } else { b"." };
-                rest.write_all(dot).and_then(|()| rest.write_all(itoa::Buffer::new().format(*octet).as_bytes()))
-            }),
-            IpAddr::V6(address) => write!(rest, "{address}"),
-        };
-        let left = if written.is_ok() { rest.len() } else { 48 };
-        Self { text, length: 48 - left }
-    }
-
-    fn text(&self) -> &[u8] {
-        self.text.get(..self.length).unwrap_or_default()
     }
 }
 

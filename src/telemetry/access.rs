@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 
 use super::metrics::{Metrics, RouteCounters};
+use crate::address::Address;
 use crate::clock::{Clock, rfc3339};
 use crate::config::LogFormat;
 use crate::policy::Principal;
@@ -190,8 +191,9 @@ impl AccessLog {
         match entry.client {
             None => lines.extend_from_slice(b",\"client\":null"),
             Some(client) => {
-                // Writing to a vector can't fail.
-                let _ = write!(lines, ",\"client\":\"{client}\"");
+                lines.extend_from_slice(b",\"client\":\"");
+                lines.extend_from_slice(Address::of(client).text());
+                lines.push(b'"');
             }
         }
         // A method is a token (RFC 9110 section 9.1), so nothing in it needs escaping.

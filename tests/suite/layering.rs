@@ -6,13 +6,14 @@ use std::path::Path;
 
 /// Each room and the rooms that it may use, beside itself.
 const TABLE: &[(&str, &[&str])] = &[
+    ("address", &[]),
     ("clock", &[]),
     ("secret", &[]),
     ("config", &["secret"]),
-    ("message", &["config", "policy"]),
+    ("message", &["address", "config", "policy"]),
     ("policy", &["config"]),
     ("router", &["config", "message", "policy"]),
-    ("telemetry", &["clock", "config", "policy"]),
+    ("telemetry", &["address", "clock", "config", "policy"]),
     ("store", &["clock", "config", "secret"]),
     ("feed", &["clock", "store"]),
     ("accounts", &["clock", "config", "secret", "store", "policy", "telemetry"]),

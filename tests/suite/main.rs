@@ -49,6 +49,7 @@ mod logs;
 mod operation;
 mod paths;
 mod peers;
+mod profile;
 mod quick_start;
 mod redirects;
 mod renewal;

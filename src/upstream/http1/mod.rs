@@ -10,6 +10,7 @@ pub(super) mod request;
 pub(super) mod response;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -43,13 +44,18 @@ const MOST_INTERIM: usize = 64;
 /// Buffers that one worker lends to its connections.
 #[derive(Default)]
 pub(super) struct Buffers {
-    reads: RefCell<Vec<BytesMut>>,
+    /// The one that came back last is at the end. Its bytes may still be on their way to a client.
+    reads: RefCell<VecDeque<BytesMut>>,
     writes: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Buffers {
-    /// Of each kind. A worker rarely needs more than one at a time.
-    const MOST: usize = 8;
+    /// A worker rarely writes more than one head at a time.
+    const MOST_WRITES: usize = 8;
+    /// As many larger answers may be on their way to clients at once before new memory is taken for each piece.
+    const MOST_READS: usize = 64;
+    /// How many are looked at from either end.
+    const NEAR: usize = 4;
     const MOST_WRITE_BYTES: usize = 64 * 1024;
 
     pub(super) fn for_writing(&self) -> Vec<u8> {
@@ -58,28 +64,36 @@ impl Buffers {
 
     fn written(&self, mut buffer: Vec<u8>) {
         let mut writes = self.writes.borrow_mut();
-        if writes.len() < Self::MOST && buffer.capacity() <= Self::MOST_WRITE_BYTES {
+        if writes.len() < Self::MOST_WRITES && buffer.capacity() <= Self::MOST_WRITE_BYTES {
             buffer.clear();
             writes.push(buffer);
         }
     }
 
     /// A buffer with room for `wanted` bytes, or at least for `least` in one of which the rest is still on its way to a
-    /// client. New memory only where all that is lent out is still in use.
+    /// client. New memory only where those that are looked at are still in use.
     fn for_reading(&self, wanted: usize, least: usize) -> BytesMut {
         let mut reads = self.reads.borrow_mut();
+        let count = reads.len();
+        // The last one is the likeliest to be in the processor's cache, the first one to be done with.
+        let order = || (0..count).rev().take(Self::NEAR).chain((0..count.saturating_sub(Self::NEAR)).take(Self::NEAR));
         let room = |buffer: &BytesMut| buffer.capacity() - buffer.len();
-        // The one that came back last is the likeliest to be in the processor's cache.
-        let spent = reads.iter_mut().rposition(|buffer| room(buffer) >= wanted || buffer.try_reclaim(wanted));
-        let found = spent.or_else(|| reads.iter().rposition(|buffer| room(buffer) >= least));
-        found.map_or_else(|| BytesMut::with_capacity(wanted.max(READ_BYTES)), |index| reads.swap_remove(index))
+        let found = order()
+            .find(|index| {
+                reads.get_mut(*index).is_some_and(|buffer| room(buffer) >= wanted || buffer.try_reclaim(wanted))
+            })
+            .or_else(|| order().find(|index| reads.get(*index).is_some_and(|buffer| room(buffer) >= least)));
+        let found = found.and_then(|index| reads.remove(index));
+        found.unwrap_or_else(|| BytesMut::with_capacity(wanted.max(READ_BYTES)))
     }
 
     fn read(&self, buffer: BytesMut) {
         let mut reads = self.reads.borrow_mut();
-        if reads.len() < Self::MOST {
-            reads.push(buffer);
+        if reads.len() == Self::MOST_READS {
+            // The oldest is with a client that takes its time; its memory goes with it.
+            reads.pop_front();
         }
+        reads.push_back(buffer);
     }
 }
 
@@ -441,5 +455,59 @@ impl Connection {
     /// For a tunnel: the stream, and what came behind the head.
     pub(super) fn into_parts(self: Box<Self>) -> (Stream, Bytes) {
         (self.stream, self.read.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_lent_again_when_its_bytes_are_done_with_and_not_before() {
+        let buffers = Buffers::default();
+        let lend = |wanted| {
+            let mut buffer = buffers.for_reading(wanted, wanted);
+            buffer.resize(wanted, b'x');
+            let bytes = buffer.split().freeze();
+            buffers.read(buffer);
+            bytes
+        };
+        let first = lend(READ_BYTES);
+        let place = first.as_ptr();
+        let second = lend(READ_BYTES);
+        assert_ne!(second.as_ptr(), place, "the first one is still on its way");
+        drop(first);
+        assert_eq!(lend(READ_BYTES).as_ptr(), place);
+        assert_eq!(&second[..], [b'x'; READ_BYTES]);
+        assert_eq!(buffers.reads.borrow().len(), 2);
+    }
+
+    #[test]
+    fn the_rest_of_a_buffer_that_is_on_its_way_is_used_before_new_memory() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.for_reading(READ_BYTES, LEAST_READ_BYTES);
+        buffer.extend_from_slice(b"short");
+        let bytes = buffer.split().freeze();
+        let rest = buffer.as_ptr();
+        buffers.read(buffer);
+        assert_eq!(buffers.for_reading(READ_BYTES, LEAST_READ_BYTES).as_ptr(), rest);
+        assert_eq!(&bytes[..], b"short");
+    }
+
+    #[test]
+    fn clients_that_take_their_time_keep_no_more_than_so_many_buffers() {
+        let buffers = Buffers::default();
+        let held: Vec<Bytes> = (0..3 * Buffers::MOST_READS)
+            .map(|_| {
+                let mut buffer = buffers.for_reading(READ_BYTES, READ_BYTES);
+                buffer.resize(READ_BYTES, 0);
+                let bytes = buffer.split().freeze();
+                buffers.read(buffer);
+                bytes
+            })
+            .collect();
+        assert_eq!(buffers.reads.borrow().len(), Buffers::MOST_READS);
+        let places: std::collections::HashSet<_> = held.iter().map(|bytes| bytes.as_ptr()).collect();
+        assert_eq!(places.len(), held.len());
     }
 }
