@@ -11,8 +11,12 @@ use super::Verified;
 use super::keys::KeyRing;
 use super::token::TokenError;
 
-/// How many tokens a worker remembers unless told otherwise.
-pub const DEFAULT_CAPACITY: usize = 16_384;
+/// How many places a worker has for tokens unless told otherwise. Of so many tokens at random a few share a full set with
+/// others, and are verified anew: of half as many, next to none.
+pub const DEFAULT_CAPACITY: usize = 32_768;
+
+/// Places at the beginning.
+const FIRST_PLACES: usize = 1024;
 
 /// Tokens whose hashes fall together share a set of this many places.
 const WAYS: usize = 4;
@@ -20,13 +24,16 @@ const WAYS: usize = 4;
 /// Verifies each token once. Keyed by the whole token; dropped whole when the key ring's generation changes.
 pub struct TokenCache {
     generation: u64,
-    /// Always `WAYS` times a power of two.
+    /// Always `WAYS` times a power of two; doubled where a set is full, up to `most`.
     places: Vec<Option<Place>>,
+    most: usize,
     hasher: foldhash::fast::RandomState,
     next_victim: usize,
 }
 
 struct Place {
+    /// So that no other token of the set is read, which costs more than all the rest.
+    hash: u64,
     token: Box<str>,
     verified: Arc<Verified>,
 }
@@ -42,10 +49,9 @@ impl TokenCache {
     /// With room for about `capacity` tokens (rounded up to a power of two).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let places = capacity.clamp(WAYS, 1 << 20).next_power_of_two();
-        let mut table = Vec::new();
-        table.resize_with(places, || None);
-        Self { generation: 0, places: table, hasher: foldhash::fast::RandomState::default(), next_victim: 0 }
+        let most = capacity.clamp(WAYS, 1 << 20).next_power_of_two();
+        let hasher = foldhash::fast::RandomState::default();
+        Self { generation: 0, places: empty(most.min(FIRST_PLACES)), most, hasher, next_victim: 0 }
     }
 
     /// The verified token, from memory where it was seen before. `exp` is checked on every call. `now`: Unix seconds.
@@ -54,12 +60,9 @@ impl TokenCache {
             self.places.fill_with(|| None);
             self.generation = ring.generation();
         }
-        let sets = self.places.len() / WAYS;
-        let first = self.set_of(token, sets) * WAYS;
-        let Some(set) = self.places.get_mut(first..first + WAYS) else {
-            return ring.verify(token, now).map(Arc::new);
-        };
-        let known = set.iter().flatten().find(|place| *place.token == *token);
+        let hash = self.hash_of(token);
+        let known =
+            self.set(hash).iter().flatten().filter(|place| place.hash == hash).find(|place| *place.token == *token);
         if let Some(place) = known {
             return if place.verified.expires > now {
                 Ok(Arc::clone(&place.verified))
@@ -68,23 +71,54 @@ impl TokenCache {
             };
         }
         let verified = Arc::new(ring.verify(token, now)?);
-        let unused = |place: &Option<Place>| place.as_ref().is_none_or(|place| place.verified.expires <= now);
-        let victim = set.iter().position(unused).unwrap_or_else(|| {
-            self.next_victim = self.next_victim.wrapping_add(1);
-            self.next_victim % WAYS
-        });
-        if let Some(place) = set.get_mut(victim) {
-            *place = Some(Place { token: token.into(), verified: Arc::clone(&verified) });
-        }
+        self.remember(Place { hash, token: token.into(), verified: Arc::clone(&verified) }, now);
         Ok(verified)
     }
 
+    fn remember(&mut self, place: Place, now: u64) {
+        let unused = |place: &Option<Place>| place.as_ref().is_none_or(|place| place.verified.expires <= now);
+        let mut free = self.set(place.hash).iter().position(unused);
+        while free.is_none() && self.places.len() < self.most {
+            self.grow();
+            free = self.set(place.hash).iter().position(unused);
+        }
+        let victim = free.unwrap_or_else(|| {
+            self.next_victim = self.next_victim.wrapping_add(1);
+            self.next_victim % WAYS
+        });
+        if let Some(slot) = self.set(place.hash).get_mut(victim) {
+            *slot = Some(place);
+        }
+    }
+
+    /// Twice as many places. What shared a set is in two now, so everything has a place.
+    fn grow(&mut self) {
+        let twice = empty(self.places.len() * 2);
+        for place in std::mem::replace(&mut self.places, twice).into_iter().flatten() {
+            if let Some(slot) = self.set(place.hash).iter_mut().find(|slot| slot.is_none()) {
+                *slot = Some(place);
+            }
+        }
+    }
+
+    fn set(&mut self, hash: u64) -> &mut [Option<Place>] {
+        let sets = self.places.len() / WAYS;
+        let first = usize::try_from(hash & (sets as u64 - 1)).unwrap_or(0) * WAYS;
+        self.places.get_mut(first..first + WAYS).unwrap_or_default()
+    }
+
     /// The end of a token is the end of its signature: as good as random, and short to hash.
-    fn set_of(&self, token: &str, sets: usize) -> usize {
+    fn hash_of(&self, token: &str) -> u64 {
         let bytes = token.as_bytes();
         let end = bytes.len().checked_sub(32).and_then(|start| bytes.get(start..)).unwrap_or(bytes);
-        usize::try_from(self.hasher.hash_one(end) & (sets as u64 - 1)).unwrap_or(0)
+        self.hasher.hash_one(end)
     }
+}
+
+fn empty(places: usize) -> Vec<Option<Place>> {
+    let mut table = Vec::new();
+    table.resize_with(places, || None);
+    table
 }
 
 #[cfg(test)]
@@ -155,7 +189,23 @@ mod tests {
     }
 
     #[test]
-    fn it_never_grows() {
+    fn it_grows_so_far_and_forgets_nothing_on_the_way() {
+        let fixture = Fixture::new();
+        let mut cache = TokenCache::new(DEFAULT_CAPACITY);
+        assert_eq!(cache.places.len(), FIRST_PLACES);
+        let tokens: Vec<_> = (0..3 * 1024).map(|age| fixture.token("kim", NOW - age)).collect();
+        let first: Vec<_> = tokens.iter().map(|token| cache.verify(token, &fixture.ring, NOW).unwrap()).collect();
+        let grown = cache.places.len();
+        assert!(grown > tokens.len() && grown <= DEFAULT_CAPACITY, "{grown}");
+        let same = |(token, first): &(&String, &Arc<Verified>)| {
+            Arc::ptr_eq(first, &cache.verify(token, &fixture.ring, NOW).unwrap())
+        };
+        assert_eq!(tokens.iter().zip(&first).filter(same).count(), tokens.len());
+        assert_eq!(cache.places.len(), grown, "what is known takes no place again");
+    }
+
+    #[test]
+    fn it_grows_no_further() {
         let fixture = Fixture::new();
         let mut cache = TokenCache::new(16);
         for age in 0..100 {
@@ -163,6 +213,5 @@ mod tests {
         }
         assert_eq!(cache.places.len(), 16);
         assert_eq!(TokenCache::new(0).places.len(), WAYS);
-        assert_eq!(TokenCache::new(DEFAULT_CAPACITY).places.len(), DEFAULT_CAPACITY);
     }
 }
