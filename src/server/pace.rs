@@ -358,7 +358,7 @@ mod tests {
     use std::pin::pin;
     use std::task::Waker;
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
 
@@ -374,8 +374,11 @@ mod tests {
         }
     }
 
-    fn paced<S>(socket: S, pace: &Arc<Pace>) -> Paced<S> {
-        Paced::new(socket, Vec::new(), Arc::clone(pace), Seat::default())
+    /// A connection that has just come, and its client's end.
+    fn connection(clock: &Clock) -> (Paced<DuplexStream>, DuplexStream, Arc<Pace>) {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let pace = Pace::new(clock);
+        (Paced::new(ours, Vec::new(), Arc::clone(&pace), Seat::default()), theirs, pace)
     }
 
     fn at(pace: &Pace, clock: &Clock) -> Option<Duration> {
@@ -385,9 +388,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_whose_request_was_whole_is_not_waited_for() {
         let clock = Clock::manual(1_000);
-        let (ours, _theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, _theirs, pace) = connection(&clock);
         pace.serving(true);
         paced.shutdown().await.unwrap();
         assert!(!pace.is_lingering());
@@ -396,9 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_may_send_on_is_read_until_it_ends_but_not_for_ever() {
         let clock = Clock::manual(1_000);
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, mut theirs, pace) = connection(&clock);
         pace.serving(false);
         let mut task = Context::from_waker(Waker::noop());
         {
@@ -428,9 +427,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_read_from_a_tunnel_whose_other_direction_has_ended() {
         let clock = Clock::manual(1_000);
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, mut theirs, pace) = connection(&clock);
         pace.serving(true);
         pace.forget_heads();
         drop(PacedBody::new((), Arc::clone(&pace)));
@@ -446,9 +443,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_comes_while_a_head_is_waited_for_is_kept() {
         let clock = Clock::manual(1_000);
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, mut theirs, pace) = connection(&clock);
         let spelled = |pace: &Pace| {
             let spelling = pace.spelling();
             spelling.lines().find("x-a", b"b").map(|line| String::from_utf8(line.name.to_vec()).unwrap())
@@ -468,9 +463,7 @@ mod tests {
     /// Whether a connection may rest on which `sent` came, and then one request with or without a body was answered.
     async fn rests(sent: &[&[u8]], whole: bool) -> bool {
         let clock = Clock::manual(1_000);
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, mut theirs, pace) = connection(&clock);
         assert_eq!(pace.rests_at(), None, "nothing was answered yet");
         for piece in sent {
             theirs.write_all(piece).await.unwrap();
@@ -494,9 +487,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_whose_answer_is_not_taken_and_one_that_may_be_a_tunnel_do_not_rest() {
         let clock = Clock::manual(1_000);
-        let (ours, mut theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, mut theirs, pace) = connection(&clock);
         theirs.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         let _ = paced.read(&mut [0; 64]).await.unwrap();
         pace.serving(true);
@@ -531,9 +522,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_has_closed_its_side_is_not_waited_for() {
         let clock = Clock::manual(1_000);
-        let (ours, theirs) = tokio::io::duplex(64);
-        let pace = Pace::new(&clock);
-        let mut paced = paced(ours, &pace);
+        let (mut paced, theirs, pace) = connection(&clock);
         drop(theirs);
         assert_eq!(paced.read(&mut [0]).await.unwrap(), 0);
         paced.shutdown().await.unwrap();
