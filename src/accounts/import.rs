@@ -13,7 +13,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::password::{self, HashTextError};
-use super::profile;
+use super::profile::{self, without_hash};
 use crate::clock::rfc3339;
 use crate::secret::Secret;
 use crate::store::{Account, AccountId, Username};
@@ -301,13 +301,6 @@ fn shown(key: &str) -> String {
     let is_word = key.chars().all(|sign| sign.is_ascii_lowercase() || matches!(sign, '_' | '-' | '.' | ' '));
     let most = if is_word { 40 } else { 12 };
     without_hash(key, most)
-}
-
-/// So much of a text, and nothing from the sign on that every hash begins with: columns get mixed up, and lines broken.
-fn without_hash(text: &str, most: usize) -> String {
-    let start: String = text.chars().take_while(|sign| *sign != '$').take(most).collect();
-    let dots = if start.len() < text.len() { "…" } else { "" };
-    format!("{start:?}{dots}")
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) fn groups(groups: Vec<String>) -> Result<Vec<String>, String> {
             ""
         };
         if !problem.is_empty() {
-            return Err(format!("the group {:?} {problem}", short(&group)));
+            return Err(format!("the group {} {problem}", without_hash(&group, MAX_NAME_CHARS)));
         }
         if seen.insert(group.clone()) {
             bytes += group.len() + 1;
@@ -51,7 +51,7 @@ pub(crate) fn email(email: &str) -> Result<String, String> {
     } else {
         return Ok(email.to_owned());
     };
-    Err(format!("the e-mail address {:?} {problem}", short(email)))
+    Err(format!("the e-mail address {} {problem}", without_hash(email, MAX_NAME_CHARS)))
 }
 
 /// A name for people to read, or nothing.
@@ -63,12 +63,15 @@ pub(crate) fn display_name(name: &str) -> Result<String, String> {
     } else {
         return Ok(name.to_owned());
     };
-    Err(format!("the display name {:?} {problem}", short(name)))
+    Err(format!("the display name {} {problem}", without_hash(name, MAX_NAME_CHARS)))
 }
 
-/// So that a message stays a line.
-fn short(text: &str) -> String {
-    text.chars().take(MAX_NAME_CHARS).collect()
+/// A text for a message, in quotes: so many characters of it, so that the message stays a line, and nothing from the sign on
+/// that every hash begins with, for in files columns get mixed up and lines broken.
+pub(super) fn without_hash(text: &str, most: usize) -> String {
+    let start: String = text.chars().take_while(|sign| *sign != '$').take(most).collect();
+    let dots = if start.len() < text.len() { "…" } else { "" };
+    format!("{start:?}{dots}")
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ fn every_problem_of_a_json_file_is_told() {
     entry 6: ("c") the display name "\n" has a control character in it
     entry 6: ("c") the group "a,b" has a control character or a comma in it
     entry 6: ("c") `__v` is larger than 9007199254740991
-    entry 7: ("d") the group "gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg" is longer than 64 characters
+    entry 7: ("d") the group "gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg"… is longer than 64 characters
     entry 8: `groups` must be an array of texts
     entry 9: ("f") the password is kept as SHA-512 crypt ($6$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     entry 10: the user name is empty
@@ -379,6 +379,11 @@ fn a_hash_in_the_place_of_a_name_is_not_shown() {
     assert!(told.contains("line 1: ") && told.contains("line 2: ") && !told.contains("$2y"), "{told}");
     let told = problems(json(&format!(r#"[{{"username":"{BCRYPT}","password_hash":"x"}}]"#)));
     assert!(told.contains("hash") && !told.contains("$2y"), "{told}");
+    // Behind something that belongs there, and then refused for another reason.
+    let long = format!("staff {BCRYPT} {}", "x".repeat(99));
+    let fields = format!(r#""groups":["{long}"],"email":"{long}","display_name":"{long}""#);
+    let told = problems(json(&format!(r#"[{{"username":"kim","password_hash":"{BCRYPT}",{fields}}}]"#)));
+    assert!(told.matches("\"staff \"…").count() == 3 && !told.contains("$2y"), "{told}");
 }
 
 #[test]
