@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::LocalRuntime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 
 use super::centre::Centre;
 use super::reload::Reloader;
@@ -35,11 +36,8 @@ pub enum Stopped {
 
 /// Runs a gateway until a signal ends it. `ready` is called once it accepts connections, with its TCP addresses.
 pub fn serve(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Result<Stopped, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("the runtime can't be started"))?;
-    LocalSet::new().block_on(&runtime, run(config, ready))
+    let runtime = LocalRuntime::new().map_err(system("the runtime can't be started"))?;
+    runtime.block_on(run(config, ready))
 }
 
 async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Result<Stopped, StartError> {

@@ -213,7 +213,7 @@ impl Own {
 }
 
 impl Core {
-    /// A worker's own state. Call it on the worker's thread, inside its `LocalSet`.
+    /// A worker's own state. Call it on the worker's thread, inside its runtime.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
         let own = RefCell::new(Own::new(shared.live(), &shared));

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::LocalSet;
 
 pub use self::handover::{Inheritance, Offer, Succeeded, Taken};
 use self::listener::{Accepted, Accepting, Listener};
@@ -72,12 +72,21 @@ impl Workers {
                 open: Arc::clone(&open),
             };
             let finished = finished.clone();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (opened, opens) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                LocalSet::new().block_on(&runtime, worker.run(own));
+                // It can't leave the thread that it was made on.
+                let runtime = match LocalRuntime::new() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(opened.send(Err(error))),
+                };
+                let _ = opened.send(Ok(()));
+                runtime.block_on(worker.run(own));
+                // What still runs is cut; a name that is being looked up is not waited for.
+                runtime.shutdown_background();
                 // The control thread may be gone already, at a second signal.
                 let _ = finished.send(());
             })?;
+            opens.recv().map_err(io::Error::other)??;
             threads.push(thread);
         }
         // Their files are removed when the workers are done with them.
