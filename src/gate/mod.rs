@@ -51,46 +51,50 @@ use crate::router::{Endpoint, Route, Target};
 use crate::upstream::{Answer, Outgoing};
 
 /// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
-pub async fn handle(
+pub fn handle(
     core: Rc<Core>,
     peer: Option<IpAddr>,
     request: Request<Incoming>,
     spelling: Spelling,
-) -> Response<AnswerBody> {
-    let shared = core.shared();
-    let mut context = Context::open(shared.clock(), &shared.telemetry().access, peer, request.method().clone());
-    let own = core.own();
-    let live = &own.live;
+) -> impl Future<Output = Response<AnswerBody>> {
+    let log = &core.shared().telemetry().access;
+    let mut context = Context::open(core.shared().clock(), log, peer, request.method().clone());
     let (mut parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
-    let outcome = {
-        let mut served = pin!(serve(&core, &own, peer, &mut parts, body, &spelling, &mut context, &mut asked));
-        std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
-    };
-    let mut response = match outcome {
-        Ok(Ok(response)) => response,
-        Ok(Err(rejection)) => {
-            let mut reply = reject::answer(&rejection, live, &asked, &mut context);
-            // Not for a session that was ended while the backend was thinking.
-            let needs_login = matches!(rejection, Rejection::Denied(Denied::LoginRequired(_)));
-            if let (Some(issued), Some(admitted), false) = (&asked.issued, &asked.admitted, needs_login) {
-                add_cookie(live, reply.headers_mut(), issued, live.secure_cookie(admitted.scheme));
+    // An `async fn` would have room for the request beside its parts: every request pays for the size of this.
+    async move {
+        let shared = core.shared();
+        let own = core.own();
+        let live = &own.live;
+        let outcome = {
+            let mut served = pin!(serve(&core, &own, peer, &mut parts, body, &spelling, &mut context, &mut asked));
+            std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
+        };
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(rejection)) => {
+                let mut reply = reject::answer(&rejection, live, &asked, &mut context);
+                // Not for a session that was ended while the backend was thinking.
+                let needs_login = matches!(rejection, Rejection::Denied(Denied::LoginRequired(_)));
+                if let (Some(issued), Some(admitted), false) = (&asked.issued, &asked.admitted, needs_login) {
+                    add_cookie(live, reply.headers_mut(), issued, live.secure_cookie(admitted.scheme));
+                }
+                reply.map(AnswerBody::own)
             }
-            reply.map(AnswerBody::own)
+            Err(Panicked) => {
+                shared.telemetry().metrics.panicked();
+                tracing::error!(request_id = context.entry.id(), "a request ended in a defect of the program");
+                reject::answer(&Rejection::Defect, live, &asked, &mut context).map(AnswerBody::own)
+            }
+        };
+        if shared.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Err(Panicked) => {
-            shared.telemetry().metrics.panicked();
-            tracing::error!(request_id = context.entry.id(), "a request ended in a defect of the program");
-            reject::answer(&Rejection::Defect, live, &asked, &mut context).map(AnswerBody::own)
-        }
-    };
-    if shared.is_draining() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        context.answer(response.status());
+        let without_body =
+            asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        response.map(|body| body.with_context(context, without_body))
     }
-    context.answer(response.status());
-    let without_body =
-        asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    response.map(|body| body.with_context(context, without_body))
 }
 
 /// What a refusal needs to know of the request, gathered as it becomes known.

@@ -134,8 +134,9 @@ fn service(
         if request.headers().contains_key(UPGRADE) {
             pace.forget_heads();
         }
-        // In a box: hyper would move it about, and it is large.
-        let answer = Box::pin(gate::handle(Rc::clone(&core), peer, request, pace.spelling()));
+        // In a box: hyper would move it about, and it is large. Made in its place, for the same reason.
+        let answer = Box::write(Box::new_uninit(), gate::handle(Rc::clone(&core), peer, request, pace.spelling()));
+        let answer = Box::into_pin(answer);
         let pace = Arc::clone(&pace);
         async move { Ok(answer.await.map(|body| PacedBody::new(body, pace))) }
     })

@@ -318,7 +318,8 @@ impl Exchange<'_> {
                     Err(failed) => return Err(self.failed(url, failed)),
                 }
             }
-            let connection = match self.open(url).await {
+            // Rare where connections are kept, and large: in a box of its own.
+            let connection = match Box::pin(self.open(url)).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     url.state.failed(self.upstreams.now());
