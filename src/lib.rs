@@ -28,5 +28,6 @@ mod router;
 mod secret;
 mod server;
 mod store;
+mod tcp;
 mod telemetry;
 mod upstream;

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::handover::{Inheritance, Taken};
 use crate::config::Listen;
+use crate::tcp::Tcp;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -266,7 +267,7 @@ pub(super) enum Accepting {
 
 /// One accepted connection.
 pub(super) enum Accepted {
-    Tcp(tokio::net::TcpStream, IpAddr),
+    Tcp(Tcp, IpAddr),
     Unix(tokio::net::UnixStream),
 }
 
@@ -292,8 +293,8 @@ impl Accepting {
                 }
                 drop(listener);
                 for (socket, peer) in sockets {
-                    if socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)).is_ok()
-                        && let Ok(socket) = tokio::net::TcpStream::from_std(socket)
+                    if socket.set_nonblocking(true).is_ok()
+                        && let Ok(socket) = tokio::net::TcpStream::from_std(socket).and_then(Tcp::new)
                     {
                         accepted.push(Accepted::Tcp(socket, peer.ip().to_canonical()));
                     }
@@ -317,9 +318,7 @@ impl Accepting {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are written whole; waiting for more only delays the last piece.
-                stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(stream, peer.ip().to_canonical()))
+                Ok(Accepted::Tcp(Tcp::new(stream)?, peer.ip().to_canonical()))
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }

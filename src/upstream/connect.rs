@@ -16,14 +16,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::UpstreamUrl;
+use crate::tcp::Tcp;
 
 /// A connection to a backend.
 pub struct Stream(Wire);
 
 enum Wire {
-    Tcp(TcpStream),
+    Tcp(Tcp),
     Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
 }
 
 impl Stream {
@@ -55,10 +56,8 @@ async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Wire>
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+async fn tcp(host: &str, port: u16) -> io::Result<Tcp> {
+    Tcp::new(TcpStream::connect((host, port)).await?)
 }
 
 /// TLS towards one upstream: its own certificate authorities, or the system's.

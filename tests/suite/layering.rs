@@ -9,6 +9,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("address", &[]),
     ("clock", &[]),
     ("secret", &[]),
+    ("tcp", &[]),
     ("config", &["secret"]),
     ("message", &["address", "config", "policy"]),
     ("policy", &["config"]),
@@ -19,7 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("accounts", &["clock", "config", "secret", "store", "policy", "telemetry"]),
     ("auth", &["clock", "config", "secret", "store", "policy", "message", "telemetry"]),
     ("context", &["clock", "config", "message", "policy", "telemetry"]),
-    ("upstream", &["context", "clock", "config", "message", "policy", "telemetry"]),
+    ("upstream", &["context", "clock", "config", "message", "policy", "tcp", "telemetry"]),
     (
         "portal",
         &[
@@ -54,7 +55,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("server", &["gate", "accounts", "auth", "message", "config", "clock", "telemetry"]),
+    ("server", &["gate", "accounts", "auth", "message", "config", "clock", "tcp", "telemetry"]),
     ("admin", &["gate", "accounts", "auth", "message", "config", "clock", "secret", "store", "telemetry"]),
 ];
 
