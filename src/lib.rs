@@ -3,6 +3,8 @@
 //! The program is a thin shell around this library. `ARCHITECTURE.md` draws the line that every request takes and says
 //! which room may know which; here is only what the program and the tools beside it need.
 
+#![forbid(unsafe_code)]
+
 mod accounts;
 mod address;
 mod admin;

@@ -100,6 +100,8 @@ class Comparison:
             makers = [servers.nginx, lambda *a: servers.nginx(*a, True), lambda *a: servers.haproxy(*a, False),
                       lambda *a: servers.haproxy(*a, True)]
             makers += [] if self.options.without_envoy else [servers.envoy]
+            if self.options.before:
+                makers.append(lambda *a: servers.doorward(*a, name="doorward-before", program=self.options.before))
             for make in [*makers, servers.doorward]:
                 server = self.start(make(self.folder, self.upstream))
                 self.field[server.name] = server
@@ -391,12 +393,15 @@ def main():
     arguments.add_argument("--only", default="", help="scenarios, with commas: " + " ".join(SCENARIOS))
     arguments.add_argument("--without-envoy", action="store_true")
     arguments.add_argument("--keep", help="a folder for the logs and settings of the run")
+    arguments.add_argument("--program", type=pathlib.Path, help="the one to measure, not target/dist/doorward")
+    arguments.add_argument("--before", type=pathlib.Path, help="another doorward, to be measured in the same rounds")
     arguments.add_argument("--list", action="store_true")
     options = arguments.parse_args()
     if options.list:
         for name in SCENARIOS:
             print(f"{name:10} {getattr(Comparison, name).__doc__}")
         return 0
+    servers.DOORWARD = options.program or servers.DOORWARD
     chosen = options.only.split(",") if options.only else SCENARIOS
     if unknown := [name for name in chosen if name not in SCENARIOS]:
         arguments.error(f"no such scenario: {', '.join(unknown)}")

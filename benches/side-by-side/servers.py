@@ -19,7 +19,8 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOORWARD = ROOT / "target/release/doorward"
+# What dist/build makes, unless the comparison is told of another one.
+DOORWARD = ROOT / "target/dist/doorward"
 ECHO_MODULE = "/usr/lib/nginx/modules/ngx_http_echo_module.so"
 
 SECRET = "side-by-side-a-secret-of-more-than-32-bytes"
@@ -349,8 +350,9 @@ def envoy(folder, target):
 
 
 def doorward(folder, target, name="doorward", workers=1, cores=MEASURED_CORE, accounts=1, revocations=10_000, routes=2,
-             extra=""):
+             extra="", program=None):
     """Everything on: access log, metrics, identity and forwarding headers, revocations, more than one route."""
+    program = program or DOORWARD
     port, admin = free_port(), free_port()
     data = folder / name
     data.mkdir(mode=0o700)
@@ -392,10 +394,10 @@ upstream = "app"
     dump(rows, accounts, revocations)
     (data / "store").mkdir(mode=0o700)
     restored = subprocess.run(
-        [DOORWARD, "store", "restore", rows, "--keep-sessions", "--config", config], capture_output=True, text=True)
+        [program, "store", "restore", rows, "--keep-sessions", "--config", config], capture_output=True, text=True)
     if restored.returncode != 0:
         raise SystemExit(f"the store of {name} could not be filled: {restored.stderr}")
-    server = Server(name, [DOORWARD, "serve", "--config", config], port, folder / f"{name}-access.log", cores)
+    server = Server(name, [program, "serve", "--config", config], port, folder / f"{name}-access.log", cores)
     server.config = config
     server.admin = admin
     return server

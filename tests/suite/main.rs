@@ -26,6 +26,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod build;
 mod central;
 mod check;
 mod command_line;
@@ -49,7 +50,6 @@ mod logs;
 mod operation;
 mod paths;
 mod peers;
-mod profile;
 mod quick_start;
 mod redirects;
 mod renewal;

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Puts the load of the comparison on one program: what is asked of it most, and a little of everything else."""
+"""Puts the load of benches/side-by-side on one program: what is asked of it most, and a little of everything else."""
 
 import pathlib
 import sys
 import tempfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "side-by-side"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benches/side-by-side"))
 
 import load  # noqa: E402
 import servers  # noqa: E402
