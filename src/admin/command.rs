@@ -108,6 +108,8 @@ pub enum Outcome {
     Text { text: String },
     /// It failed; `message` says why and what to do.
     Failed { message: String },
+    /// Nothing was done: the server ended, or did not get as far as serving.
+    Gone,
 }
 
 impl Outcome {

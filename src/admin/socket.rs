@@ -2,10 +2,11 @@
 //!
 //! Whoever can open it may do everything that the command line can; its mode and the folder's (0700) are the guard.
 
-use std::fs;
+use std::convert::Infallible;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
 
 use super::command::{Command, Outcome};
 use super::operations::Operations;
@@ -28,13 +30,47 @@ pub fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
 }
 
+/// Who may answer on a folder: one process at a time. Held as long as that process lives, and handed over with the socket.
+#[derive(Debug)]
+pub struct Claim(File);
+
+impl Claim {
+    /// `None`: another process has it.
+    pub fn take(data_dir: &Path) -> io::Result<Option<Self>> {
+        let path = data_dir.join("admin.lock");
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Goes on with what another process has taken.
+    #[must_use]
+    pub fn inherit(lock: OwnedFd) -> Self {
+        Self(lock.into())
+    }
+
+    /// For a later process. It is over only when all copies are closed.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone().map(OwnedFd::from)
+    }
+}
+
+/// What is said to a second server.
+#[must_use]
+pub fn taken(data_dir: &Path) -> io::Error {
+    let message = format!("{}: another server runs on this data folder; give each its own", data_dir.display());
+    io::Error::new(io::ErrorKind::AddrInUse, message)
+}
+
 /// Opens the socket. A stale one, left by a server that was killed, is replaced; one behind which a server answers is an
 /// error: a store that many processes may use keeps no second one off this folder.
-pub fn bind(data_dir: &Path) -> io::Result<UnixListener> {
+pub fn bind(data_dir: &Path, _claim: &Claim) -> io::Result<UnixListener> {
     let path = path(data_dir);
     if UnixStream::connect(&path).is_ok() {
-        let message = format!("{}: another server runs on this data folder; give each its own", data_dir.display());
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        return Err(taken(data_dir));
     }
     match fs::remove_file(&path) {
         Ok(()) => {}
@@ -52,39 +88,92 @@ pub fn inherit(listener: OwnedFd) -> io::Result<UnixListener> {
     UnixListener::from_std(listener.into())
 }
 
-/// Serves commands, one connection after the other being no rule: each has its own task.
-pub async fn serve(listener: UnixListener, operations: Rc<Operations>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let operations = Rc::clone(&operations);
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = answer(stream, &operations).await {
-                        tracing::debug!(%error, "a command over the admin socket broke off");
-                    }
-                });
+/// What the socket answers with.
+pub enum Stage {
+    /// Nothing yet: whoever asks waits.
+    Starting,
+    /// Commands are carried out.
+    Serving(Rc<Operations>),
+    /// Nothing any more: whoever asks is told to look for itself.
+    Over,
+}
+
+/// Serves commands until it is [`Stage::Over`], and then until those that were begun are done. Each has its own task.
+pub async fn serve(listener: UnixListener, mut stage: watch::Receiver<Stage>) {
+    // Each command holds a sender; none is left when the last one is done.
+    let (running, mut done) = mpsc::channel::<Infallible>(1);
+    let of_commands = stage.clone();
+    let begin = move |stream, running: &mpsc::Sender<Infallible>| {
+        let (stage, running) = (of_commands.clone(), running.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = answer(stream, stage).await {
+                tracing::debug!(%error, "a command over the admin socket broke off");
             }
-            Err(error) => {
-                tracing::warn!(%error, "the admin socket can't accept");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(running);
+        });
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = is_over(&mut stage) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => begin(stream, &running),
+                Err(error) => {
+                    tracing::warn!(%error, "the admin socket can't accept");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            },
+        }
+    }
+    // Those who came before the end get an answer, too.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
+            {
+                begin(stream, &running);
             }
         }
     }
+    drop(running);
+    done.recv().await;
 }
 
-async fn answer(stream: tokio::net::UnixStream, operations: &Operations) -> io::Result<()> {
+/// Waits for the end; a sender that is gone is one.
+async fn is_over(stage: &mut watch::Receiver<Stage>) {
+    let _ = stage.wait_for(|stage| matches!(stage, Stage::Over)).await;
+}
+
+/// What carries commands out, as soon as there is one. `None`: nothing does any more.
+async fn operations(stage: &mut watch::Receiver<Stage>) -> Option<Rc<Operations>> {
+    match &*stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.ok()? {
+        Stage::Serving(operations) => Some(Rc::clone(operations)),
+        Stage::Starting | Stage::Over => None,
+    }
+}
+
+async fn answer(stream: tokio::net::UnixStream, mut stage: watch::Receiver<Stage>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = tokio::io::BufReader::new(reader.take(MAX_COMMAND_BYTES));
-    let read = tokio::time::timeout(READ_TIMEOUT, reader.read_until(b'\n', &mut line)).await;
+    let mut ending = stage.clone();
+    let read = tokio::select! {
+        biased;
+        read = tokio::time::timeout(READ_TIMEOUT, reader.read_until(b'\n', &mut line)) => Some(read),
+        () = is_over(&mut ending) => None,
+    };
     let outcome = match read {
-        Ok(Ok(_)) => match serde_json::from_slice::<Command>(&line) {
-            Ok(command) => operations.carry_out(command).await,
+        Some(Ok(Ok(_))) => match serde_json::from_slice::<Command>(&line) {
+            Ok(command) => match operations(&mut stage).await {
+                Some(operations) => operations.carry_out(command).await,
+                None => Outcome::Gone,
+            },
             // serde's message may quote what it read, and that may be a password: only the place is told.
             Err(error) => Outcome::failed(format!("the command can't be read (column {})", error.column())),
         },
-        Ok(Err(error)) => return Err(error),
-        Err(_) => Outcome::failed("the command did not come in time"),
+        Some(Ok(Err(error))) => return Err(error),
+        Some(Err(_)) => Outcome::failed("the command did not come in time"),
+        None => Outcome::Gone,
     };
     zeroize::Zeroize::zeroize(&mut line);
     let mut text = serde_json::to_vec(&outcome)?;
@@ -96,7 +185,7 @@ async fn answer(stream: tokio::net::UnixStream, operations: &Operations) -> io::
 /// Why a running server could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// No server runs on this folder.
+    /// No server runs on this folder, or it ended before it could carry the command out.
     #[error("no server runs here")]
     NobodyThere,
     /// There is one, but the socket is not ours to open.
@@ -132,5 +221,8 @@ pub fn ask(data_dir: &Path, command: &Command) -> Result<Outcome, AskError> {
     zeroize::Zeroize::zeroize(&mut line);
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(AskError::BrokeOff)?;
-    serde_json::from_str(&answer).map_err(|error| AskError::BrokeOff(error.into()))
+    match serde_json::from_str(&answer) {
+        Ok(Outcome::Gone) => Err(AskError::NobodyThere),
+        outcome => outcome.map_err(|error| AskError::BrokeOff(error.into())),
+    }
 }

@@ -12,10 +12,9 @@ use tokio::task::JoinHandle;
 use super::centre::Centre;
 use super::reload::Reloader;
 use super::succession::{self, Own};
-use super::{PATIENCE, Purpose, Rooms, StartError, system, telemetry};
+use super::{PATIENCE, Purpose, Rooms, StartError, open_store, system, telemetry};
 use crate::admin::listener::{Reason, Report};
-use crate::admin::operations::InForce;
-use crate::admin::socket;
+use crate::admin::operations::{InForce, Operations};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{self, Feed};
@@ -51,15 +50,45 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     let mut signals = Signals::new()?;
 
     // Everything that can be refused comes before the first connection is accepted.
-    let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
+    Live::test(&config)?;
     let mut inheritance = succession::ask(&config)?;
-    let listeners = open_listeners(&config, inheritance.as_mut()).await?;
-    let addresses = listeners.addresses.clone();
-    let rooms = Rooms::furnish(&config, clock.clone(), telemetry.clone(), Purpose::Serve).await?;
-    let own = Own::open(&config, &listeners, inheritance.as_mut())?;
-    let taken = listeners.taken.clone();
+    // Before a port opens and before the store is read, which takes its time: whoever finds this process finds somebody
+    // who answers.
+    let mut own = Own::open(&config, telemetry.metrics.clone(), inheritance.as_mut()).await?;
+    let start = Start { config: &config, clock, telemetry: &telemetry, inheritance };
+    let stopped = serve_behind(&mut own, start, &mut signals, ready).await;
+    // Where the start failed nobody has done that yet.
+    own.close(&config).await;
+    telemetry.access.close();
+    stopped
+}
 
-    let shared = share(live, &rooms, &telemetry);
+/// What a gateway is made of.
+struct Start<'c> {
+    config: &'c Config,
+    clock: Clock,
+    telemetry: &'c Telemetry,
+    inheritance: Option<Inheritance>,
+}
+
+async fn serve_behind(
+    own: &mut Own,
+    start: Start<'_>,
+    signals: &mut Signals,
+    ready: impl FnOnce(&[std::net::SocketAddr]),
+) -> Result<Stopped, StartError> {
+    let Start { config, clock, telemetry, mut inheritance } = start;
+    // Whoever changes the keys from here on finds somebody to tell.
+    let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
+    let listeners = open_listeners(config, inheritance.as_mut()).await?;
+    let addresses = listeners.addresses.clone();
+    let store = open_store(config, &clock, Purpose::Serve, PATIENCE).await?;
+    let rooms = Rooms::furnish(config, clock.clone(), telemetry.clone(), store, Purpose::Serve).await?;
+    let taken = listeners.taken.clone();
+    let copies = if config.server.handover { listeners.copies() } else { Ok(Vec::new()) };
+    let copies = copies.map_err(system("the sockets can't be copied for a later process"))?;
+
+    let shared = share(live, &rooms, telemetry);
     let state =
         Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
 
@@ -69,12 +98,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     if let Some(centre) = &rooms.centre {
         centre.follow(&shared, &rooms.freshness);
     }
-    let operations = {
-        let shared = Arc::clone(&shared);
-        let in_force = Box::new(move || shared.live() as Arc<dyn InForce>);
-        let reload = reloader.clone().map(|reloader| Box::new(move || reloader.reload()) as _);
-        Rc::new(rooms.operations(in_force, reload))
-    };
+    let operations = operations(&rooms, &shared, reloader.as_ref());
     if let Some(reloader) = &reloader {
         tokio::task::spawn_local(Rc::clone(reloader).watch());
     }
@@ -92,7 +116,7 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     if let Some(inheritance) = inheritance {
         succession::succeed(inheritance, &taken);
     }
-    let offer = own.serve(&config, &state, operations, &taken)?;
+    let offer = own.serve(config, &state, operations, copies, &taken)?;
     tracing::info!(
         listen = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         workers = config.server.workers,
@@ -106,16 +130,20 @@ async fn run(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Res
     if let Some(offer) = &offer {
         offer.close();
     }
-    let stopped = take_down(&shared, &rooms.feed, workers, &mut signals).await;
+    let stopped = take_down(&shared, &rooms.feed, workers, signals).await;
+    own.close(config).await;
     if let Err(error) = rooms.store.close().await {
         tracing::error!(%error, "the store could not be closed in order");
     }
-    if config.central.is_none() && !taken.is_so() {
-        // The socket's file goes last: until here a command was answered by this process.
-        let _ = std::fs::remove_file(socket::path(&config.data_dir));
-    }
-    telemetry.access.close();
     Ok(stopped)
+}
+
+/// What carries out commands.
+fn operations(rooms: &Rooms, shared: &Arc<Shared>, reloader: Option<&Rc<Reloader>>) -> Rc<Operations> {
+    let shared = Arc::clone(shared);
+    let in_force = Box::new(move || shared.live() as Arc<dyn InForce>);
+    let reload = reloader.map(Rc::clone).map(|reloader| Box::new(move || reloader.reload()) as _);
+    Rc::new(rooms.operations(in_force, reload))
 }
 
 /// What all workers share.

@@ -1,8 +1,9 @@
 //! Everything from one store into another one, of whatever kind, with nobody logged out.
 
 use std::path::Path;
+use std::time::Duration;
 
-use super::{Purpose, StartError, open_store, system};
+use super::{PATIENCE, Purpose, StartError, open_store, system};
 use crate::auth::keys::KeyRing;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
@@ -50,7 +51,8 @@ pub enum CopyError {
     System(StartError),
 }
 
-/// Copies everything, or nothing. An idle source stays open until the target has it on disk, so that no server changes it
+/// Copies everything, or nothing. It does not wait for a process that holds the source, which may be a server on its way
+/// up and then wants to be asked. An idle source stays open until the target has it on disk, so that no server changes it
 /// meanwhile.
 pub fn copy(source: Source, target: &Config, progress: &dyn Fn(Stage)) -> Result<Restored, CopyError> {
     let clock = Clock::system();
@@ -62,7 +64,8 @@ pub fn copy(source: Source, target: &Config, progress: &dyn Fn(Stage)) -> Result
         let (everything, held) = match source {
             Source::Dump(text) => (read_dump(text.as_bytes()).map_err(CopyError::Read)?, None),
             Source::Idle(config) => {
-                let store = open_store(&config, &clock, Purpose::Copy).map_err(CopyError::Source)?;
+                let store =
+                    open_store(&config, &clock, Purpose::Copy, Duration::ZERO).await.map_err(CopyError::Source)?;
                 let exported = store.export().await.map_err(|error| CopyError::Read(error.into()))?;
                 let counts = exported.counts;
                 progress(Stage::Reading(counts.accounts + counts.sessions + counts.entries));
@@ -74,7 +77,7 @@ pub fn copy(source: Source, target: &Config, progress: &dyn Fn(Stage)) -> Result
         if accounts.is_empty() && sessions.is_empty() && log.is_empty() && *log_head == 0 {
             return Err(CopyError::Empty);
         }
-        let store = open_store(target, &clock, Purpose::Copy).map_err(CopyError::Target)?;
+        let store = open_store(target, &clock, Purpose::Copy, PATIENCE).await.map_err(CopyError::Target)?;
         progress(Stage::Writing);
         let filled = fill(&*store, everything).await;
         // The first error is the one to tell.

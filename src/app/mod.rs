@@ -1,7 +1,7 @@
 //! The composition root: the only file that knows every room.
 //!
-//! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`with_operations`] puts together as much
-//! as the account and session commands need when no server runs.
+//! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`Alone`] puts together as much as the account
+//! and session commands need when no server runs.
 
 mod centre;
 mod control;
@@ -37,7 +37,7 @@ use crate::telemetry::{LevelError, Telemetry};
 
 use self::centre::Centre;
 pub use self::control::{Stopped, serve};
-pub use self::copy::{Source, Stage, accepts_tokens, copy, is_same_store, is_there};
+pub use self::copy::{CopyError, Source, Stage, accepts_tokens, copy, is_same_store, is_there};
 
 /// Why a gateway did not start. Each names what to do.
 #[derive(Debug, thiserror::Error)]
@@ -142,14 +142,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HASH_QUEUE_PER_THREAD: usize = 32;
 
 impl Rooms {
-    /// Opens the store and reads the revocation log.
+    /// Reads the revocation log of an open store.
     async fn furnish(
         config: &Config,
         clock: Clock,
         telemetry: Telemetry,
+        store: Arc<dyn Store>,
         purpose: Purpose,
     ) -> Result<Self, StartError> {
-        let store = open_store(config, &clock, purpose)?;
         // A start needs nothing but the file; a command needs its store.
         let database_may_come = purpose == Purpose::Serve && matches!(config.store.kind, StoreKind::Postgres { .. });
         let revocations = Arc::new(Revocations::default());
@@ -197,25 +197,25 @@ impl Rooms {
     }
 }
 
-/// The store that a configuration names.
-fn open_store(config: &Config, clock: &Clock, purpose: Purpose) -> Result<Arc<dyn Store>, StartError> {
-    let make_data_dir = || {
-        make_private_folder(&config.data_dir)
-            .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })
-    };
+/// The store that a configuration names. `wait`: for another process that holds its folder.
+async fn open_store(
+    config: &Config,
+    clock: &Clock,
+    purpose: Purpose,
+    wait: Duration,
+) -> Result<Arc<dyn Store>, StartError> {
     match &config.store.kind {
         StoreKind::Sled => {
-            make_data_dir()?;
+            make_data_dir(config)?;
             let beside_dump = purpose == Purpose::Restore;
-            let options = SledOptions { wait: PATIENCE, timeout: config.store.timeout, beside_dump };
-            // Blocks, which is fine: nothing is served yet.
-            let store: Arc<dyn Store> = Sled::open(&config.data_dir, clock.clone(), options)?;
+            let options = SledOptions { wait, timeout: config.store.timeout, beside_dump };
+            let store: Arc<dyn Store> = Sled::open_beside(&config.data_dir, clock.clone(), options).await?;
             Ok(store)
         }
         StoreKind::Postgres { database, pool_size } => {
             let lives_here = purpose != Purpose::Copy;
             if lives_here {
-                make_data_dir()?;
+                make_data_dir(config)?;
             }
             let options = PostgresOptions {
                 pool_size: *pool_size,
@@ -228,6 +228,11 @@ fn open_store(config: &Config, clock: &Clock, purpose: Purpose) -> Result<Arc<dy
         }
         StoreKind::None => Ok(Arc::new(Nothing)),
     }
+}
+
+fn make_data_dir(config: &Config) -> Result<(), StartError> {
+    make_private_folder(&config.data_dir)
+        .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })
 }
 
 /// The folder, for its owner only. One that exists and is open to others is closed.
@@ -265,12 +270,12 @@ impl InForce for Live {
 }
 
 /// A configuration without a server. Commands that need no key work without one.
-struct Alone {
+struct Unserved {
     config: Config,
     ring: Result<KeyRing, KeyError>,
 }
 
-impl InForce for Alone {
+impl InForce for Unserved {
     fn config(&self) -> &Config {
         &self.config
     }
@@ -280,22 +285,39 @@ impl InForce for Alone {
     }
 }
 
-/// Carries out one command in this process, with the store opened and closed around it.
-pub fn alone(config: Config, command: Command) -> Result<Outcome, StartError> {
-    let clock = Clock::system();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("the runtime can't be started"))?;
-    let purpose = if matches!(command, Command::StoreRestore { .. }) { Purpose::Restore } else { Purpose::Command };
-    runtime.block_on(async {
-        let telemetry = telemetry(&config, &clock, false)?;
-        let rooms = Rooms::furnish(&config, clock.clone(), telemetry, purpose).await?;
-        let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
-        let alone: Arc<dyn InForce> = Arc::new(Alone { config, ring });
-        let operations = rooms.operations(Box::new(move || Arc::clone(&alone)), None);
-        let outcome = operations.carry_out(command).await;
-        rooms.store.close().await?;
-        Ok(outcome)
-    })
+/// A store that this process holds for one command.
+pub struct Alone {
+    runtime: tokio::runtime::Runtime,
+    clock: Clock,
+    store: Arc<dyn Store>,
+    purpose: Purpose,
+}
+
+impl Alone {
+    /// Opens the store; does not wait for another process that holds it. `restores`: for a restore.
+    pub fn open(config: &Config, restores: bool) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system("the runtime can't be started"))?;
+        let purpose = if restores { Purpose::Restore } else { Purpose::Command };
+        let store = runtime.block_on(open_store(config, &clock, purpose, Duration::ZERO))?;
+        Ok(Self { runtime, clock, store, purpose })
+    }
+
+    /// Carries out one command in this process, and closes the store.
+    pub fn carry_out(self, config: Config, command: Command) -> Result<Outcome, StartError> {
+        let Self { runtime, clock, store, purpose } = self;
+        runtime.block_on(async {
+            let telemetry = telemetry(&config, &clock, false)?;
+            let rooms = Rooms::furnish(&config, clock.clone(), telemetry, store, purpose).await?;
+            let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
+            let unserved: Arc<dyn InForce> = Arc::new(Unserved { config, ring });
+            let operations = rooms.operations(Box::new(move || Arc::clone(&unserved)), None);
+            let outcome = operations.carry_out(command).await;
+            rooms.store.close().await?;
+            Ok(outcome)
+        })
+    }
 }

@@ -8,19 +8,59 @@ use indicatif::ProgressBar;
 use super::Failure;
 use crate::admin::command::{Command, Outcome};
 use crate::admin::socket::{AskError, ask};
-use crate::app::{self, StartError};
+use crate::app::{Alone, StartError};
 use crate::config::Config;
+use crate::store::StoreError;
+
+/// How long a command waits for another process that holds the folder, and does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Carries out a command and returns what came of it.
 pub(super) fn operate(config: Config, command: Command) -> Result<Outcome, Failure> {
     here_or_elsewhere(&config)?;
-    let outcome = match ask_server(&config.data_dir, &command)? {
-        Some(outcome) => outcome,
-        None => app::alone(config, command).map_err(|error| start_failure(&error))?,
-    };
+    let mut given = Some((config, command));
+    let outcome = patiently(|| {
+        let Some((config, command)) = given.take() else { return Err(Failure::failed("nothing is left to do")) };
+        if let Some(outcome) = ask_server(&config.data_dir, &command)? {
+            return Ok(Attempt::Done(outcome));
+        }
+        match Alone::open(&config, matches!(command, Command::StoreRestore { .. })) {
+            Ok(alone) => alone.carry_out(config, command).map(Attempt::Done).map_err(|error| start_failure(&error)),
+            Err(error @ StartError::Store(StoreError::InUse { .. })) => {
+                given = Some((config, command));
+                Ok(Attempt::Held(start_failure(&error)))
+            }
+            Err(error) => Err(start_failure(&error)),
+        }
+    })?;
     match outcome {
         Outcome::Failed { message } => Err(Failure::Failed(message)),
         outcome => Ok(outcome),
+    }
+}
+
+/// What one try came to.
+pub(super) enum Attempt<T> {
+    Done(T),
+    /// Another process holds the folder; what to say if it does so for long.
+    Held(Failure),
+}
+
+/// Tries until it is done. Whoever holds a folder without answering is a server on its way up or down, or another command:
+/// ask it again at each try, for it may answer by then, or have gone.
+pub(super) fn patiently<T>(mut attempt: impl FnMut() -> Result<Attempt<T>, Failure>) -> Result<T, Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match attempt()? {
+            Attempt::Done(done) => return Ok(done),
+            Attempt::Held(_) if waited < PATIENCE => {
+                std::thread::sleep(PAUSE);
+                waited += PAUSE;
+            }
+            Attempt::Held(failure) => return Err(failure),
+        }
     }
 }
 
@@ -40,7 +80,7 @@ pub(super) fn here_or_elsewhere(config: &Config) -> Result<(), Failure> {
 pub(super) fn rows(outcome: Outcome) -> Vec<serde_json::Value> {
     match outcome {
         Outcome::Rows { rows } => rows,
-        Outcome::Done | Outcome::Text { .. } | Outcome::Failed { .. } => Vec::new(),
+        Outcome::Done | Outcome::Text { .. } | Outcome::Failed { .. } | Outcome::Gone => Vec::new(),
     }
 }
 
@@ -48,7 +88,7 @@ pub(super) fn rows(outcome: Outcome) -> Vec<serde_json::Value> {
 pub(super) fn text(outcome: Outcome) -> String {
     match outcome {
         Outcome::Text { text } => text,
-        Outcome::Done | Outcome::Rows { .. } | Outcome::Failed { .. } => String::new(),
+        Outcome::Done | Outcome::Rows { .. } | Outcome::Failed { .. } | Outcome::Gone => String::new(),
     }
 }
 
@@ -59,7 +99,7 @@ pub(super) fn spinner(message: String) -> ProgressBar {
     spinner
 }
 
-/// `None`: no server runs on this folder. A server that holds the folder but has no socket yet is waited for.
+/// `None`: no server answers on this folder. One that is starting is waited for.
 pub(super) fn ask_server(data_dir: &Path, command: &Command) -> Result<Option<Outcome>, Failure> {
     match ask(data_dir, command) {
         Ok(outcome) => Ok(Some(outcome)),

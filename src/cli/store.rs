@@ -9,12 +9,14 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::arguments::{Place, StoreVerb};
+use super::operate::Attempt;
 use super::output::Output;
 use super::{Done, Failure, configuration, operate};
 use crate::admin::command::{Command, Outcome};
 use crate::admin::operations::hidden;
 use crate::admin::socket::is_served;
-use crate::app::{self, Source, Stage};
+use crate::app::{self, CopyError, Source, Stage, StartError};
+use crate::store::StoreError;
 
 pub(super) fn run(verb: &StoreVerb, place: &Place, output: &mut Output) -> Done {
     if let StoreVerb::Copy { from, to } = verb {
@@ -79,23 +81,32 @@ fn copy(from: &Path, to: &Path, output: &mut Output) -> Done {
     let (message, bar) = ("copying", ProgressBar::no_length());
     bar.set_message(message);
     bar.enable_steady_tick(Duration::from_millis(120));
-    let running = operate::ask_server(&source.data_dir, &Command::StoreDump)?;
-    let was_running = running.is_some();
-    let records = match running {
-        Some(Outcome::Failed { message }) => return Err(Failure::failed(format!("the source: {message}"))),
-        Some(outcome) => Source::Dump(operate::text(outcome)),
-        None if !app::is_there(&source) => {
-            return Err(Failure::failed(format!("there is no store in {}", source.data_dir.display())));
+    let (copied, was_running) = operate::patiently(|| {
+        let running = operate::ask_server(&source.data_dir, &Command::StoreDump)?;
+        let was_running = running.is_some();
+        let records = match running {
+            Some(Outcome::Failed { message }) => return Err(Failure::failed(format!("the source: {message}"))),
+            Some(outcome) => Source::Dump(operate::text(outcome)),
+            None if !app::is_there(&source) => {
+                return Err(Failure::failed(format!("there is no store in {}", source.data_dir.display())));
+            }
+            None => Source::Idle(Box::new(source.clone())),
+        };
+        let copied = app::copy(records, &target, &|stage| match stage {
+            Stage::Reading(records) => bar.set_length(records),
+            Stage::Read => bar.inc(1),
+            Stage::Writing => bar.set_message("writing"),
+        });
+        match copied {
+            Err(error @ CopyError::Source(StartError::Store(StoreError::InUse { .. }))) => {
+                Ok(Attempt::Held(Failure::failed(chain(&error))))
+            }
+            Err(error) => Err(Failure::failed(chain(&error))),
+            Ok(copied) => Ok(Attempt::Done((copied, was_running))),
         }
-        None => Source::Idle(Box::new(source.clone())),
-    };
-    let copied = app::copy(records, &target, &|stage| match stage {
-        Stage::Reading(records) => bar.set_length(records),
-        Stage::Read => bar.inc(1),
-        Stage::Writing => bar.set_message("writing"),
-    });
+    })?;
     bar.finish_and_clear();
-    let counts = copied.map_err(|error| Failure::failed(chain(&error)))?.counts;
+    let counts = copied.counts;
     output.line(&format!(
         "copied {} accounts, {} sessions, {} revocations",
         counts.accounts, counts.sessions, counts.entries

@@ -40,12 +40,15 @@ pub enum LiveError {
 }
 
 impl Live {
+    /// Runs the policy tests of a configuration.
+    pub fn test(config: &Config) -> Result<(), LiveError> {
+        let failed = crate::router::explain::run_tests(config);
+        if failed.is_empty() { Ok(()) } else { Err(LiveError::Tests(failed)) }
+    }
+
     /// Makes everything that a configuration needs, and runs its policy tests.
     pub fn new(config: Config, clock: &Clock, metrics: &Metrics) -> Result<Self, LiveError> {
-        let failed = crate::router::explain::run_tests(&config);
-        if !failed.is_empty() {
-            return Err(LiveError::Tests(failed));
-        }
+        Self::test(&config)?;
         let ring = match &config.central {
             // Read from the centre later on: until then nobody is let in.
             Some(_) => KeyRing::empty(&config.token),

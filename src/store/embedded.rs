@@ -92,31 +92,54 @@ impl Sled {
     ///
     /// [`StoreError::InUse`] where another process has it, [`StoreError::Damaged`] where it is not as it was left, and
     /// also where it is gone but its dump is there.
+    #[cfg(test)]
     pub fn open(data_dir: &Path, clock: Clock, options: SledOptions) -> Result<Arc<Self>, StoreError> {
-        let (commands, receiver) = sync_channel(QUEUE);
         let (opened, wait) = std::sync::mpsc::channel();
+        let opening = Self::start(data_dir, clock, options, move |result| drop(opened.send(result)))?;
+        opening.opened(wait.recv().ok())
+    }
+
+    /// As [`Sled::open`], without blocking the thread that waits for it.
+    pub async fn open_beside(data_dir: &Path, clock: Clock, options: SledOptions) -> Result<Arc<Self>, StoreError> {
+        let (opened, wait) = oneshot::channel();
+        let opening = Self::start(data_dir, clock, options, move |result| drop(opened.send(result)))?;
+        opening.opened(wait.await.ok())
+    }
+
+    fn start(
+        data_dir: &Path,
+        clock: Clock,
+        options: SledOptions,
+        opened: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let (commands, receiver) = sync_channel(QUEUE);
         let data_dir = data_dir.to_path_buf();
         let run = move || match Core::open(&data_dir, clock, options) {
             Ok(core) => {
-                let _ = opened.send(Ok(()));
+                opened(Ok(()));
                 core.run(&receiver);
             }
-            Err(error) => {
-                let _ = opened.send(Err(error));
-            }
+            Err(error) => opened(Err(error)),
         };
         let thread = std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .spawn(run)
             .map_err(|error| StoreError::caused("its thread can't be started", error))?;
-        match wait.recv() {
-            Ok(Ok(())) => Ok(Arc::new(Self { commands, timeout: options.timeout, thread: Mutex::new(Some(thread)) })),
-            Ok(Err(error)) => {
+        Ok(Self { commands, timeout: options.timeout, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// What its thread says; `None`: it ended and said nothing.
+    fn opened(self, said: Option<Result<(), StoreError>>) -> Result<Arc<Self>, StoreError> {
+        match said {
+            Some(Ok(())) => Ok(Arc::new(self)),
+            Some(Err(error)) => {
                 // The folder's lock goes with the thread.
-                let _ = thread.join();
+                if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    let _ = thread.join();
+                }
                 Err(error)
             }
-            Err(_) => Err(StoreError::unavailable("its thread ended")),
+            None => Err(StoreError::unavailable("its thread ended")),
         }
     }
 

@@ -56,6 +56,7 @@ mod renewal;
 mod replicas;
 mod revocation;
 mod security_table;
+mod start;
 mod streaming;
 mod upstreams;
 mod websocket;
