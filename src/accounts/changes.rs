@@ -46,8 +46,10 @@ impl Accounts {
         new: Secret<String>,
         client: IpAddr,
     ) -> Result<Account, AccountError> {
+        let arrived = self.clock.instant();
         let account = self.store.account(id).await?.ok_or_else(|| AccountError::NoSuchAccount(id.to_string()))?;
         let attempt = Attempt {
+            arrived,
             bucket: Bucket::of(client, Some(&account.username), account.username.as_str()),
             username: account.username.to_string(),
             detail: "the current password, to change it",
@@ -64,7 +66,7 @@ impl Accounts {
         let tried = self.try_password(login, attempt, move |_, _| password::hash(new.expose(), cost).map(Secret::new));
         let hash = match tried.await {
             Tried::Right(_, hash) => hash.ok_or_else(not_hashed)?,
-            Tried::Wrong => return Err(AccountError::WrongPassword),
+            Tried::Wrong(_) => return Err(AccountError::WrongPassword),
             Tried::Throttled(retry_after) => return Err(AccountError::Throttled { retry_after }),
             Tried::Busy => return Err(AccountError::Busy),
         };

@@ -1,6 +1,7 @@
 //! Sign-in and account changes. Outcomes, not HTTP.
 //!
-//! - Nobody outside learns whether a name exists: every refusal is the same answer after the same work.
+//! - Nobody outside learns whether a name exists: every refusal is the same answer after the same work, and leaves at a
+//!   moment that the account has no part in.
 //! - Every place that takes a password counts in the same throttle.
 //! - Every change is one atomic list of writes, the revocations that follow from it among them.
 
@@ -9,6 +10,7 @@ pub mod hashing;
 pub mod import;
 pub mod password;
 pub(crate) mod profile;
+mod refusal;
 mod rules;
 mod sign_in;
 #[cfg(test)]
@@ -91,15 +93,31 @@ pub struct Accounts {
     clock: Clock,
     hashers: hashing::HashPool,
     throttle: Arc<throttle::Throttle>,
+    turns: Arc<refusal::Turns>,
     audit: Audit,
+    #[cfg(test)]
+    more_work: Option<MoreWork>,
 }
+
+/// What a check of this name's password takes besides, on another processor than this one.
+#[cfg(test)]
+type MoreWork = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Accounts {
     /// One for the whole process: its clones share the throttle.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashers: hashing::HashPool, audit: Audit) -> Self {
         let throttle = Arc::new(throttle::Throttle::new(clock.clone(), store.wrong_tries()));
-        Self { store, clock, hashers, throttle, audit }
+        Self {
+            store,
+            clock,
+            hashers,
+            throttle,
+            turns: Arc::default(),
+            audit,
+            #[cfg(test)]
+            more_work: None,
+        }
     }
 
     /// The account of a name in any of its forms.

@@ -2,8 +2,10 @@
 //!
 //! Whatever is wrong, the same number of bcrypt rounds is done: [`check`] counts them, so that a test can hold it
 //! without measuring time. argon2id has no such rounds: its time is measured and filled up with bcrypt to about the
-//! same sum. Two kinds of account stay slower to refuse than an unknown name until their owner's next login makes
-//! their hash anew: one with a bcrypt cost above the configured one, and one whose argon2id takes longer than that cost.
+//! same sum. So a hashing thread is taken for as long whatever the account; when the answer leaves is a matter of its
+//! own (see [`super::refusal`]). Two kinds of account stay slower to refuse than an unknown name until their owner's next
+//! login makes their hash anew: one with a bcrypt cost above the configured one, and one whose argon2id takes longer
+//! than that cost.
 //!
 //! Nothing that is hashed here is ever cut; imported plain bcrypt is cut at 72 bytes as its old system did.
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use blowfish::Blowfish;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -64,6 +67,8 @@ pub struct Checked {
     pub malformed: bool,
     /// bcrypt rounds done.
     pub rounds: u64,
+    /// How long these took, and nothing else.
+    pub took: Duration,
 }
 
 /// Whether a hash text can be stored.
@@ -110,78 +115,103 @@ pub fn check(clock: &Clock, stored: Option<&str>, enabled: bool, password: &str,
     // A NUL would end the password for bcrypt, and a long one would cost more: both are wrong, after the same work.
     let acceptable = password.len() <= MAX_BYTES && !password.contains('\0');
     let tried = if acceptable { password } else { "not acceptable" };
-    let mut rounds = 0;
-    let (matched, spent) = match parsed.and_then(Result::ok) {
-        Some(Stored::Bcrypt { cost, text }) => (verify(tried, &text, cost, &mut rounds), Spent::Bcrypt(cost)),
+    let mut work = Work { clock, rounds: 0, took: Duration::ZERO };
+    let (matched, other) = match parsed.and_then(Result::ok) {
+        Some(Stored::Bcrypt { cost, text }) => (work.verify(tried, &text, cost), None),
         Some(Stored::BcryptSha256 { cost, key, text }) => {
             let digest = match key {
                 Some(key) => keyed(&key, tried).unwrap_or_default(),
                 None => STANDARD.encode(Sha256::digest(tried)),
             };
-            (verify(&digest, &text, cost, &mut rounds), Spent::Bcrypt(cost))
+            (work.verify(&digest, &text, cost), None)
         }
         Some(Stored::Argon2id { params, salt, digest }) => {
             let mut computed = vec![0; digest.len()];
-            let began = clock.instant();
-            let done = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
-                tried.as_bytes(),
-                &salt,
-                &mut computed,
-            );
-            let took = clock.instant().saturating_duration_since(began);
-            (done.is_ok() && bool::from(computed.ct_eq(&digest)), Spent::Other(took))
+            let (done, took) = timed(clock, || {
+                Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
+                    tried.as_bytes(),
+                    &salt,
+                    &mut computed,
+                )
+            });
+            (done.is_ok() && bool::from(computed.ct_eq(&digest)), Some(took))
         }
-        None => (false, Spent::Other(Duration::ZERO)),
+        None => (false, None),
     };
     let right = matched && acceptable && enabled;
     if !right {
-        match spent {
-            // 2^c and then 2^c + 2^(c+1) + … + 2^(C-1) rounds make 2^C.
-            Spent::Bcrypt(spent) => (spent..cost).for_each(|step| work(step, &mut rounds)),
-            Spent::Other(Duration::ZERO) => work(cost, &mut rounds),
-            Spent::Other(took) => fill_up(clock, took, cost, &mut rounds),
+        match other {
+            None if work.rounds == 0 => work.whole(cost),
+            None => work.fill((1_u64 << cost).saturating_sub(work.rounds)),
+            Some(took) => work.fill_up(took, cost),
         }
     }
-    Checked { right, malformed, rounds }
+    Checked { right, malformed, rounds: work.rounds, took: work.took }
 }
 
-/// What a check has cost already.
-enum Spent {
-    /// 2^this rounds.
-    Bcrypt(u32),
-    /// Something that has no rounds, or nothing.
-    Other(Duration),
+/// bcrypt rounds, counted and timed. Each round is the same two key expansions, whichever way it is done.
+struct Work<'a> {
+    clock: &'a Clock,
+    rounds: u64,
+    took: Duration,
 }
 
-/// Adds rounds to what took so long, until both are about 2^`cost` rounds. How fast rounds are right now, on a machine
-/// that may be busy, is measured with the first eighth of them.
-fn fill_up(clock: &Clock, took: Duration, cost: u32, rounds: &mut u64) {
-    let probe = cost.saturating_sub(3).max(MIN_COST);
-    let began = clock.instant();
-    work(probe, rounds);
-    let probed = clock.instant().saturating_duration_since(began);
-    for step in rest(took, probed, probe, cost) {
-        work(step, rounds);
+impl Work<'_> {
+    fn verify(&mut self, password: &str, text: &str, cost: u32) -> bool {
+        // Fails only for a text that `parse` does not let through.
+        self.count(1 << cost, || bcrypt::verify(password, text).unwrap_or(false))
+    }
+
+    /// A whole hash for nothing.
+    fn whole(&mut self, cost: u32) {
+        self.count(1 << cost, || {
+            let _ = bcrypt::hash_with_salt("the same work", cost, [0; 16]);
+        });
+    }
+
+    /// What a hash lacks to a dearer one, and nothing more: no beginning and end of a hash of its own.
+    fn fill(&mut self, rounds: u64) {
+        if rounds == 0 {
+            return;
+        }
+        self.count(rounds, || {
+            let mut state = Blowfish::bc_init_state();
+            for _ in 0..rounds {
+                state.bc_expand_key(b"the same work\0");
+                state.bc_expand_key(&[0; 16]);
+            }
+            std::hint::black_box(&state);
+        });
+    }
+
+    /// Adds rounds to what took so long, until both are about 2^`cost` rounds. How fast rounds are right now, on a
+    /// machine that may be busy, is measured with the first eighth of them.
+    fn fill_up(&mut self, took: Duration, cost: u32) {
+        let probe = cost.saturating_sub(3).max(MIN_COST);
+        let before = self.took;
+        self.fill(1 << probe);
+        self.fill(rest(took, self.took.saturating_sub(before), probe, cost));
+    }
+
+    fn count<T>(&mut self, rounds: u64, work: impl FnOnce() -> T) -> T {
+        let (made, took) = timed(self.clock, work);
+        self.rounds += rounds;
+        self.took += took;
+        made
     }
 }
 
-/// The steps of 2^step rounds that are missing of 2^`cost`, after 2^`probe` of them took `probed`, and other work `took`.
-fn rest(took: Duration, probed: Duration, probe: u32, cost: u32) -> impl Iterator<Item = u32> {
+fn timed<T>(clock: &Clock, work: impl FnOnce() -> T) -> (T, Duration) {
+    let began = clock.instant();
+    let made = work();
+    (made, clock.instant().saturating_duration_since(began))
+}
+
+/// The rounds that are missing of 2^`cost`, after 2^`probe` of them took `probed`, and other work `took`.
+fn rest(took: Duration, probed: Duration, probe: u32, cost: u32) -> u64 {
     let stands_for = (took.as_nanos() << probe).checked_div(probed.as_nanos()).unwrap_or(0);
-    let missing = (1_u128 << cost).saturating_sub(1 << probe).saturating_sub(stands_for);
-    (MIN_COST..cost).rev().filter(move |step| missing >> step & 1 == 1)
-}
-
-/// 2^`cost` rounds for nothing.
-fn work(cost: u32, rounds: &mut u64) {
-    let _ = bcrypt::hash_with_salt("the same work", cost, [0; 16]);
-    *rounds += 1 << cost;
-}
-
-fn verify(password: &str, text: &str, cost: u32, rounds: &mut u64) -> bool {
-    *rounds += 1 << cost;
-    // Fails only for a text that `parse` does not let through.
-    bcrypt::verify(password, text).unwrap_or(false)
+    let missing = (1_u64 << cost).saturating_sub(1 << probe);
+    missing.saturating_sub(u64::try_from(stands_for).unwrap_or(u64::MAX))
 }
 
 fn keyed(key: &str, password: &str) -> Option<String> {
@@ -343,12 +373,12 @@ mod tests {
     fn other_work_stands_for_the_rounds_of_its_time() {
         let rounds = |took, probed| -> u64 {
             let (took, probed) = (Duration::from_millis(took), Duration::from_millis(probed));
-            (1 << 9) + rest(took, probed, 9, 12).map(|step| 1 << step).sum::<u64>()
+            (1 << 9) + rest(took, probed, 9, 12)
         };
         // An eighth takes 25 ms, so all take 200.
         assert_eq!(rounds(0, 25), 4096);
         assert_eq!(rounds(100, 25), 2048);
-        assert_eq!(rounds(33, 25), 3408);
+        assert_eq!(rounds(33, 25), 3421);
         assert_eq!(rounds(175, 25), 512);
         assert_eq!(rounds(10_000, 25), 512);
         assert_eq!(rounds(100, 0), 4096);
@@ -365,7 +395,8 @@ mod tests {
         for bad in [salt, digest, keyed, VECTORS[3].replace("r=4", "r=+4"), VECTORS[5].replace("t=2", "t=+2")] {
             assert_eq!(validate(&bad), Err(HashTextError::Kind), "{bad}");
             let checked = check(&clock(), Some(&bad), true, "pässword", 5);
-            assert_eq!(checked, Checked { right: false, malformed: true, rounds: 1 << 5 }, "{bad}");
+            let expected = Checked { right: false, malformed: true, rounds: 1 << 5, took: Duration::ZERO };
+            assert_eq!(checked, expected, "{bad}");
         }
     }
 

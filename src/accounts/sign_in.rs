@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::hashing::HashError;
+use super::refusal::{Turns, leaves_at};
 use super::throttle::{Bucket, Limit, Throttle};
 use super::{Accounts, SignIn, password};
 use crate::clock::Clock;
@@ -18,6 +19,8 @@ const SHOWN_CHARS: usize = 64;
 
 /// One password to try, and whose.
 pub(super) struct Attempt {
+    /// Before anything was done that could depend on the account.
+    pub(super) arrived: Instant,
     pub(super) bucket: Bucket,
     /// For the audit log.
     pub(super) username: String,
@@ -33,7 +36,8 @@ pub(super) struct Attempt {
 pub(super) enum Tried<T> {
     /// The password is right; with what was made of it on the same thread.
     Right(Box<Account>, T),
-    Wrong,
+    /// With the moment at which this may be told.
+    Wrong(Instant),
     Throttled(Duration),
     Busy,
 }
@@ -43,9 +47,12 @@ pub(super) enum Tried<T> {
 struct Judge {
     clock: Clock,
     throttle: Arc<Throttle>,
+    turns: Arc<Turns>,
     audit: Audit,
     limit: Limit,
     cost: u32,
+    #[cfg(test)]
+    more_work: Option<super::MoreWork>,
 }
 
 impl Accounts {
@@ -53,10 +60,11 @@ impl Accounts {
     ///
     /// Dropping the future doesn't take a wrong try back: what a hashing thread has begun is counted.
     pub async fn sign_in(&self, login: &config::Login, name: &str, password: Secret<String>, client: IpAddr) -> SignIn {
+        let arrived = self.clock.instant();
         let username = Username::canonical(name).ok();
         let bucket = Bucket::of(client, username.as_ref(), name);
         let shown = username.as_ref().map_or_else(|| presentable(name), ToString::to_string);
-        let attempt = Attempt { bucket, username: shown, detail: "", client, account: None, password };
+        let attempt = Attempt { arrived, bucket, username: shown, detail: "", client, account: None, password };
         if let Some(retry_after) = self.throttled(login, &attempt).await {
             return SignIn::Throttled { retry_after };
         }
@@ -84,13 +92,14 @@ impl Accounts {
                 });
                 SignIn::Granted { account, log_head }
             }
-            Tried::Wrong => SignIn::Refused,
+            Tried::Wrong(_) => SignIn::Refused,
             Tried::Throttled(retry_after) => SignIn::Throttled { retry_after },
             Tried::Busy => SignIn::Busy,
         }
     }
 
-    /// Tries the password on a hashing thread; with a right one, `then` runs on that thread as well.
+    /// Tries the password on a hashing thread; with a right one, `then` runs on that thread as well. A wrong one is told
+    /// when [`leaves_at`] says; the thread does not wait for that.
     pub(super) async fn try_password<T: Send + 'static>(
         &self,
         login: &config::Login,
@@ -99,6 +108,10 @@ impl Accounts {
     ) -> Tried<T> {
         let judge = self.judge(login);
         match self.hashers.run(move || judge.try_now(attempt, then)).await {
+            Ok(Tried::Wrong(leaves)) => {
+                tokio::time::sleep(leaves.saturating_duration_since(self.clock.instant())).await;
+                Tried::Wrong(leaves)
+            }
             Ok(tried) => tried,
             Err(HashError::Busy | HashError::Failed) => Tried::Busy,
         }
@@ -115,9 +128,12 @@ impl Accounts {
         Judge {
             clock: self.clock.clone(),
             throttle: Arc::clone(&self.throttle),
+            turns: Arc::clone(&self.turns),
             audit: self.audit.clone(),
             limit: Limit { max_attempts: login.max_attempts, window: login.window },
             cost: login.bcrypt_cost,
+            #[cfg(test)]
+            more_work: self.more_work.clone(),
         }
     }
 
@@ -157,6 +173,7 @@ impl Judge {
     /// The throttle is asked again right before the work: whatever is waiting in the queue when the limit is reached
     /// stays out, so that no more guesses than the limit and one for each hashing thread are ever checked.
     fn try_now<T>(&self, mut attempt: Attempt, then: impl FnOnce(&Account, &str) -> T) -> Tried<T> {
+        let began = self.clock.instant();
         // Here all replicas are asked: a round trip more is nothing beside a hash.
         if let Some(wait) = self.told(self.throttle.wait_everywhere(&attempt.bucket, self.limit), &attempt) {
             return Tried::Throttled(wait);
@@ -166,6 +183,10 @@ impl Judge {
         let stored = account.as_ref().map(|account| account.password_hash.expose().as_str());
         let enabled = account.as_ref().is_none_or(|account| !account.disabled);
         let checked = password::check(&self.clock, stored, enabled, password, self.cost);
+        #[cfg(test)]
+        if let Some(more) = &self.more_work {
+            more(&attempt.username);
+        }
         if checked.malformed
             && let Some(account) = &account
         {
@@ -182,6 +203,7 @@ impl Judge {
                 Tried::Right(account, made)
             }
             account => {
+                self.turns.measured(checked.rounds, checked.took);
                 self.throttle.wrong_everywhere(attempt.bucket, self.limit);
                 let reason = match &account {
                     None => "unknown_name",
@@ -190,7 +212,7 @@ impl Judge {
                     Some(_) => "wrong_password",
                 };
                 self.record("login_failed", reason, &attempt);
-                Tried::Wrong
+                Tried::Wrong(leaves_at(attempt.arrived, began, self.clock.instant(), self.turns.turn(self.cost)))
             }
         }
     }

@@ -251,6 +251,77 @@ async fn an_outdated_hash_is_made_anew_at_the_next_login() {
     assert_eq!(room.store.log_head().await.unwrap(), 0);
 }
 
+/// A processor on which each kind takes its own time, as one was found on which bcrypt's rounds, summed up from several
+/// hashes, took longer than in one. Whatever the work is, below a turn, every refusal takes as long.
+#[tokio::test(start_paused = true)]
+async fn refusals_leave_at_one_moment_whatever_their_work_took() {
+    let mut room = Room::new();
+    let login = config::Login { max_attempts: 1_000, ..room.login.clone() };
+    let turn = Duration::from_millis(90);
+    room.accounts.turns.measured(1 << 4, turn * 2 / 3);
+    assert_eq!(room.accounts.turns.turn(4), turn);
+    let kim = room.add("kim").await;
+    room.add("closed").await;
+    room.accounts.disable(&room.token, "closed").await.unwrap();
+    room.import(
+        "argon",
+        "$argon2id$v=19$m=64,t=2,p=1$x1vpcgYVQWtcL6FBZIxInA$HETAzL2WQXzbjRdjZwe3Xhza0ugovjk8piOuiWmjNsc",
+    )
+    .await;
+    room.import("dear", &password::hash("another one", 6).unwrap()).await;
+    room.import("broken", "$2b$31$nonsense").await;
+    let clock = room.clock.clone();
+    room.accounts.more_work = Some(Arc::new(move |name| {
+        let milliseconds = match name {
+            "kim" => 59,
+            "closed" => 88,
+            "argon" => 3,
+            "broken" => 60,
+            "dear" => 200,
+            _ => 0,
+        };
+        clock.advance(Duration::from_millis(milliseconds));
+    }));
+    // What the work moved the clock by, and what was waited for afterwards.
+    let both = |began: (std::time::Instant, tokio::time::Instant)| {
+        room.clock.instant().duration_since(began.0) + began.1.elapsed()
+    };
+    let (long, nul) = ("x".repeat(2_000), "eleven\0ducks");
+    let mut taken = Vec::new();
+    for (name, password) in [
+        ("kim", "wrong"),
+        ("nobody", "wrong"),
+        ("no name", "wrong"),
+        ("closed", PASSWORD),
+        ("argon", "wrong"),
+        ("broken", "wrong"),
+        ("kim", long.as_str()),
+        ("kim", nul),
+    ] {
+        let began = (room.clock.instant(), tokio::time::Instant::now());
+        let outcome = room.accounts.sign_in(&login, name, secret(password), client()).await;
+        assert!(matches!(outcome, SignIn::Refused), "{name}");
+        taken.push(both(began));
+    }
+    let began = (room.clock.instant(), tokio::time::Instant::now());
+    let (current, new) = (secret("wrong"), secret("twelve geese"));
+    let changed = room.accounts.change_own_password(&login, &room.token, &kim.id, current, new, client()).await;
+    assert!(matches!(changed, Err(AccountError::WrongPassword)));
+    taken.push(both(began));
+    // A timer rings at a whole millisecond.
+    let expected = Duration::from_millis(102);
+    assert!(taken.iter().all(|taken| *taken == expected), "{taken:?}");
+
+    // Dearer than the configured cost: as few as possible can be told apart, by whole turns only.
+    let began = (room.clock.instant(), tokio::time::Instant::now());
+    assert!(matches!(room.accounts.sign_in(&login, "dear", secret("wrong"), client()).await, SignIn::Refused));
+    assert_eq!(both(began), Duration::from_millis(282));
+    // A right one goes as soon as it can.
+    let began = tokio::time::Instant::now();
+    assert!(matches!(room.accounts.sign_in(&login, "kim", secret(PASSWORD), client()).await, SignIn::Granted { .. }));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn a_new_hash_overwrites_no_change_of_somebody_else() {
     let room = Room::new();
