@@ -262,8 +262,19 @@ pub struct Upstream {
     /// `None`: passive health checks only.
     pub health_path: Option<String>,
     pub ca_file: Option<PathBuf>,
+    pub reuse: Reuse,
     /// This backend gets the access token too, because it verifies it itself.
     pub forward_token: bool,
+}
+
+/// When a connection to a backend may serve another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Also after a request that had a body: for a backend that is known to read what it is sent.
+    Always,
+    WithoutBody,
+    /// Each request has a connection of its own.
+    Never,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

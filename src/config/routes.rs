@@ -7,7 +7,9 @@ use http::Method;
 use super::check::{Reading, span};
 use super::reader::{Section, Text};
 use super::units::{PathPrefix, canonical_username};
-use super::{Access, Expectation, HostPattern, Listen, PolicyTest, Route, Server, Upstream, UpstreamHost, UpstreamUrl};
+use super::{
+    Access, Expectation, HostPattern, Listen, PolicyTest, Reuse, Route, Server, Upstream, UpstreamHost, UpstreamUrl,
+};
 
 pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
     let mut upstreams = BTreeMap::new();
@@ -51,6 +53,11 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
             response_timeout: span(&one, "response_timeout", "60s", "10ms", "1d"),
             health_path,
             ca_file: ca_file(reading, &one),
+            reuse: one.choice(
+                "reuse",
+                &[("without_body", Reuse::WithoutBody), ("always", Reuse::Always), ("never", Reuse::Never)],
+                Reuse::WithoutBody,
+            ),
             forward_token: one.boolean("forward_token", false),
         };
         one.close();

@@ -8,6 +8,7 @@ pub mod connect;
 mod health;
 mod http1;
 mod pool;
+mod reuse;
 #[cfg(test)]
 mod tests;
 mod trailers;
@@ -207,6 +208,7 @@ impl Upstreams {
                 forward_token: one.config.forward_token,
                 framing,
                 trailers: &trailers,
+                alone: reuse::is_alone(one.config.reuse, &parts.method, upload.is_some()),
             },
             // RFC 9110 section 9.2.2: these may be sent again when it is not known whether they arrived.
             repeatable: upload.is_none()
@@ -240,7 +242,7 @@ pub fn rewritten(parts: &Parts, outgoing: &Outgoing<'_>, forward_token: bool) ->
     let trailers = trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name));
     // A body is the business of others.
     let framing = request::Framing::Length(0);
-    let head = request::Head { parts, outgoing, forward_token, framing, trailers: &trailers };
+    let head = request::Head { parts, outgoing, forward_token, framing, trailers: &trailers, alone: false };
     let mut written = Vec::new();
     head.write(&mut written, &outgoing.admitted.authority).ok()?;
     let mut fields = vec![httparse::EMPTY_HEADER; 4096];
@@ -302,7 +304,7 @@ impl Exchange<'_> {
             let idle = if self.asked.upgrade { None } else { url.pool.take(!self.repeatable) };
             if let Some(connection) = idle {
                 match self.send(connection, next).await {
-                    Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
+                    Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight)),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
                         next = unsent;
@@ -329,7 +331,7 @@ impl Exchange<'_> {
                 }
             };
             match self.send(connection, next).await {
-                Ok((connection, head)) => return Ok(answered(url, connection, head, in_flight)),
+                Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight)),
                 Err(Failed::Unsent(unsent)) => {
                     url.state.failed(self.upstreams.now());
                     last_error = Some(io::Error::other("it closed a fresh connection"));
@@ -432,25 +434,31 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whether this exchange's connection goes back. Who was asked for another protocol may no longer speak HTTP on it,
+    /// though it refused.
+    const fn goes_back(&self) -> bool {
+        !self.head.alone && !self.asked.upgrade
+    }
+
     fn broken(&self, url: &Url, silence: Silence) -> Error {
         url.state.failed(self.upstreams.now());
         Error::Broken { upstream: self.one.name.clone(), source: Box::new(silence) }
     }
-}
 
-fn answered(url: &Url, connection: Box<Connection>, head: response::Head, in_flight: InFlight) -> Answer {
-    url.state.succeeded();
-    let response::Head { status, headers, framing, keeps, trailers } = head;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        let (stream, early) = connection.into_parts();
-        let mut head = Response::new(());
-        *head.status_mut() = status;
-        *head.headers_mut() = headers;
-        return Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } };
+    fn answered(&self, url: &Url, connection: Box<Connection>, head: response::Head, in_flight: InFlight) -> Answer {
+        url.state.succeeded();
+        let response::Head { status, headers, framing, keeps, trailers } = head;
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let (stream, early) = connection.into_parts();
+            let mut head = Response::new(());
+            *head.status_mut() = status;
+            *head.headers_mut() = headers;
+            return Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } };
+        }
+        let pool = (keeps && self.goes_back()).then(|| Rc::clone(&url.pool));
+        let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Answer::Response(response)
     }
-    let pool = keeps.then(|| Rc::clone(&url.pool));
-    let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Answer::Response(response)
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::{Access, UpstreamUrl};
+use crate::config::{Access, Reuse, UpstreamUrl};
 use crate::message::admit::{Edge, Scheme, admit};
 use crate::policy::{Caller, Policy, Unidentified, decide};
 use crate::telemetry::metrics::Metrics;
@@ -38,6 +38,7 @@ fn config(urls: Vec<UpstreamUrl>) -> config::Upstream {
         response_timeout: Duration::from_secs(30),
         health_path: None,
         ca_file: None,
+        reuse: Reuse::WithoutBody,
         forward_token: false,
     }
 }
@@ -749,7 +750,46 @@ fn answers_without_a_body_leave_the_connection_in_step() {
             assert!(answer.ends_with("\r\n\r\n"), "{path}: {answer}");
             assert!(gateway.ask(GET).await.ends_with("ok"), "{path}");
         }
-        assert_eq!((seen.heads.borrow().len(), seen.connections.get()), (10, 1));
+        // A 304 that announced a body and three HEADs had connections on which nothing followed.
+        assert_eq!((seen.heads.borrow().len(), seen.connections.get()), (10, 5));
+        for head in seen.heads.borrow().iter() {
+            assert_eq!(head.contains("Connection: close\r\n"), head.starts_with("HEAD"), "{head}");
+        }
+    });
+}
+
+#[test]
+fn nothing_follows_a_refused_handshake_or_an_interim_answer_that_announced_a_body() {
+    on_a_worker(async {
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while let Some(head) = wire.head(&seen).await {
+                wire.say(match head.split(' ').nth(1).unwrap() {
+                    "/hints" => "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n",
+                    "/long" => "HTTP/1.1 103 Early Hints\r\nContent-Length: 9\r\n\r\n",
+                    "/last" => "HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n",
+                    _ => "",
+                })
+                .await;
+                wire.say(OK).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        let handshake = "Upgrade: websocket\r\nConnection: upgrade, close\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+        for (path, lines, follows) in [
+            ("/hints", "Connection: close", true),
+            ("/long", "Connection: close", false),
+            ("/last", "Connection: close", false),
+            ("/socket", handshake, false),
+        ] {
+            let before = seen.connections.get();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: gw.test\r\n{lines}\r\n\r\n");
+            assert!(gateway.ask(&request).await.ends_with("ok"), "{path}");
+            assert!(gateway.ask(GET).await.ends_with("ok"), "{path}");
+            let expected = if follows { before.max(1) } else { before + 1 };
+            assert_eq!(seen.connections.get(), expected, "{path}");
+        }
     });
 }
 
@@ -771,7 +811,8 @@ fn both_directions_of_one_exchange_flow_at_once() {
             }
         })
         .await;
-        let gateway = Gateway::to(port).await;
+        let always = config::Upstream { reuse: Reuse::Always, ..config(vec![url(port)]) };
+        let gateway = Gateway::start(always, Duration::from_secs(30)).await;
         let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
         for round in 1..=2 {
             client.say("POST /a HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;

@@ -33,6 +33,7 @@ mod command_line;
 mod cookies;
 mod copies;
 mod durability;
+mod exchanges;
 mod exhaustion;
 mod framing;
 mod hostile_framing;

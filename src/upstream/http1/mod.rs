@@ -234,6 +234,8 @@ pub(super) struct Connection {
     /// So much of what came has been looked at for a head.
     looked_at: usize,
     interim: usize,
+    /// An interim answer announced a body, which interim answers don't have, or the end of the connection.
+    interim_hides: bool,
     /// Of whichever request uses it; one that is set already is only looked at.
     alarm: KeptAlarm,
 }
@@ -253,6 +255,7 @@ impl Connection {
             unsent: false,
             looked_at: 0,
             interim: 0,
+            interim_hides: false,
             alarm: KeptAlarm::default(),
         })
     }
@@ -272,6 +275,7 @@ impl Connection {
         self.heard = false;
         self.looked_at = 0;
         self.interim = 0;
+        self.interim_hides = false;
         self.next_read = READ_BYTES;
     }
 
@@ -307,6 +311,7 @@ impl Connection {
             && self.message.is_written()
             && !self.unflushed
             && self.write_error.is_none()
+            && !self.interim_hides
     }
 
     /// Writes what there is of the message. What the backend does not take any more is kept quiet about: the answer, or
@@ -376,8 +381,9 @@ impl Connection {
             if self.is_worth_a_look() {
                 match response::read(&mut self.read, asked)? {
                     Read::Head(head) => return Poll::Ready(Ok(head)),
-                    Read::Interim => {
+                    Read::Interim { keeps } => {
                         self.looked_at = 0;
+                        self.interim_hides |= !keeps;
                         self.interim += 1;
                         if self.interim > MOST_INTERIM {
                             return Poll::Ready(Err(Malformed::Told("it sends interim answers only").into()));

@@ -49,9 +49,18 @@ fn edited(
     if outgoing.admitted.websocket {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    } else if wants_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    } else {
+        let mut about = Vec::new();
+        if wants_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            about.push("te");
+        }
+        if head.alone {
+            about.push("close");
+        }
+        if !about.is_empty() {
+            headers.insert(header::CONNECTION, HeaderValue::from_str(&about.join(", ")).unwrap());
+        }
     }
     if let Some(value) = trailers::announcement(head.trailers) {
         headers.insert(header::TRAILER, value);
@@ -175,6 +184,7 @@ struct Setting {
     own_bearer: bool,
     forward_token: bool,
     websocket: bool,
+    alone: bool,
     framing: Framing,
     peer: Option<IpAddr>,
 }
@@ -249,6 +259,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         forward_token: setting.forward_token,
         framing: setting.framing,
         trailers: &announced,
+        alone: setting.alone,
     };
     let host = HeaderValue::from_static("backend.test");
     let mut written = Vec::new();
@@ -352,13 +363,13 @@ proptest! {
     #[test]
     fn what_is_written_is_what_editing_would_make(
         lines in prop::collection::vec((prop::sample::select(NAMES), prop::sample::select(VALUES)), 0..14),
-        switches in any::<[bool; 5]>(),
+        switches in any::<[bool; 6]>(),
         framing in some_framing(),
         peer in some_peer(),
     ) {
-        let [trusted, person, own_bearer, forward_token, websocket] = switches;
+        let [trusted, person, own_bearer, forward_token, websocket, alone] = switches;
         let lines: Vec<_> = lines.into_iter().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-        agree(&lines, &Setting { trusted, person, own_bearer, forward_token, websocket, framing, peer })?;
+        agree(&lines, &Setting { trusted, person, own_bearer, forward_token, websocket, alone, framing, peer })?;
     }
 }
 
@@ -397,8 +408,14 @@ fn the_bytes_of_an_ordinary_request() {
         body_timeout: Duration::ZERO,
         spelling: &Spelling::new(raw),
     };
-    let head =
-        Head { parts: &parts, outgoing: &outgoing, forward_token: false, framing: Framing::Length(0), trailers: &[] };
+    let head = Head {
+        parts: &parts,
+        outgoing: &outgoing,
+        forward_token: false,
+        framing: Framing::Length(0),
+        trailers: &[],
+        alone: false,
+    };
     let mut written = Vec::new();
     head.write(&mut written, &admitted.authority).unwrap();
     assert_eq!(

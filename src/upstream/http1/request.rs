@@ -27,6 +27,8 @@ pub(in super::super) struct Head<'a> {
     pub(in super::super) framing: Framing,
     /// Announced, and fit to be passed on.
     pub(in super::super) trailers: &'a [HeaderName],
+    /// The backend is told to serve nothing else on this connection.
+    pub(in super::super) alone: bool,
 }
 
 /// The request can't be sent as the route wants it, which the router has ruled out.
@@ -117,9 +119,17 @@ impl Head<'_> {
         if self.outgoing.admitted.websocket {
             put(into, "Connection", b"upgrade");
             put(into, "Upgrade", b"websocket");
-        } else if wants_trailers(&self.parts.headers) {
-            put(into, "TE", b"trailers");
-            put(into, "Connection", b"te");
+        } else {
+            let wants_trailers = wants_trailers(&self.parts.headers);
+            if wants_trailers {
+                put(into, "TE", b"trailers");
+            }
+            match (wants_trailers, self.alone) {
+                (true, false) => put(into, "Connection", b"te"),
+                (true, true) => put(into, "Connection", b"te, close"),
+                (false, true) => put(into, "Connection", b"close"),
+                (false, false) => {}
+            }
         }
         if let Some((first, others)) = self.trailers.split_first() {
             into.extend_from_slice(b"Trailer: ");

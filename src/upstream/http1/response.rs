@@ -31,7 +31,7 @@ pub(in super::super) struct Head {
     pub(in super::super) status: StatusCode,
     pub(in super::super) headers: HeaderMap,
     pub(in super::super) framing: Framing,
-    /// The backend means to keep the connection open.
+    /// The backend means to keep the connection open, and nothing about the answer says that more may come of it.
     pub(in super::super) keeps: bool,
     /// Announced, and fit to be passed on.
     pub(in super::super) trailers: Vec<HeaderName>,
@@ -53,7 +53,10 @@ pub(in super::super) enum Framing {
 pub(in super::super) enum Read {
     Head(Head),
     /// 1xx: the answer is still to come.
-    Interim,
+    Interim {
+        /// As [`Head::keeps`].
+        keeps: bool,
+    },
     /// More bytes are needed.
     Hungry,
 }
@@ -65,6 +68,15 @@ pub(in super::super) enum Malformed {
     Http(#[from] httparse::Error),
     #[error("{0}")]
     Told(&'static str),
+    /// One of its headers. Values are not shown: they may be anybody's.
+    #[error("the answer's {name} {what}")]
+    Field { name: String, what: &'static str },
+}
+
+impl Malformed {
+    fn field(name: &str, what: &'static str) -> Self {
+        Self::Field { name: name.to_owned(), what }
+    }
 }
 
 /// Takes a head from the front of `bytes`, if it is whole.
@@ -77,13 +89,13 @@ pub(in super::super) fn read(bytes: &mut BytesMut, asked: &Asked<'_>) -> Result<
         return Ok(Read::Hungry);
     };
     let head = bytes.split_to(found.length).freeze();
+    let fields = places.get(..found.count).unwrap_or_default();
     if found.status.is_informational() && found.status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Read::Interim);
+        return Ok(Read::Interim { keeps: interim_keeps(&head, fields) });
     }
     if found.status == StatusCode::SWITCHING_PROTOCOLS && !asked.upgrade {
         return Err(Malformed::Told("it switched protocols without being asked"));
     }
-    let fields = places.get(..found.count).unwrap_or_default();
     sort(&head, fields, found.status, found.is_1_1, asked).map(Read::Head)
 }
 
@@ -131,6 +143,28 @@ fn find(bytes: &[u8], places: &mut [Place; MOST_HEADERS]) -> Result<Option<Found
     }))
 }
 
+/// Whether nothing about an interim answer says that a body of its own, or the end of the connection, comes behind it.
+fn interim_keeps(head: &Bytes, fields: &[Place]) -> bool {
+    let part = |(from, to): (u16, u16)| head.get(usize::from(from)..usize::from(to)).unwrap_or_default();
+    !fields.iter().any(|field| {
+        let is = |name: &str| part(field.name).eq_ignore_ascii_case(name.as_bytes());
+        is("transfer-encoding")
+            || (is("content-length") && part(field.value) != b"0")
+            || (is("connection") && tokens(part(field.value)).any(says_close))
+    })
+}
+
+fn tokens(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// However it is spelled: quoted, with parameters. Who says so may well do it.
+fn says_close(token: &[u8]) -> bool {
+    let token = token.strip_prefix(b"\"").unwrap_or(token);
+    let end = token.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-').unwrap_or(token.len());
+    token.get(..end).is_some_and(|word| word.eq_ignore_ascii_case(b"close"))
+}
+
 /// What the lines about the framing say.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each line says it or does not")]
@@ -140,6 +174,9 @@ struct Said {
     length_line: Option<HeaderValue>,
     lengths_differ: bool,
     coding: Coding,
+    /// It was said more than once, or in words that nobody needs. It can be read in one way only, and is taken; but
+    /// where a backend and whoever stands before it may have disagreed, nothing else should follow.
+    oddly: bool,
     close: bool,
     keep_alive: bool,
     /// A `Connection` line names headers.
@@ -150,7 +187,7 @@ struct Said {
     announces: bool,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Coding {
     #[default]
     None,
@@ -174,7 +211,7 @@ fn sort(
         let name = head.get(part(field.name)).and_then(|name| HeaderName::from_bytes(name).ok());
         let name = name.ok_or(Malformed::Told("a header's name is none"))?;
         let value = HeaderValue::from_maybe_shared(head.slice(part(field.value)))
-            .map_err(|_| Malformed::Told("a header's value is none"))?;
+            .map_err(|_| Malformed::field(name.as_str(), "holds a control character"))?;
         match name.as_str() {
             "content-length" => said.length(value),
             "transfer-encoding" => said.coding(&value),
@@ -211,6 +248,7 @@ fn sort(
         Vec::new()
     };
     let framing = said.framing(status, is_1_1, asked)?;
+    let keeps = !said.close && (is_1_1 || said.keep_alive) && !said.hides_more(status);
     if said.names_headers {
         hop_by_hop::strip(&mut headers);
     }
@@ -229,33 +267,59 @@ fn sort(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let keeps = !said.close && (is_1_1 || said.keep_alive);
     Ok(Head { status, headers, framing, keeps, trailers: announced })
 }
 
 impl Said {
+    /// Equal lengths are one, on several lines or in a list.
     fn length(&mut self, line: HeaderValue) {
-        let length = digits(line.as_bytes());
-        if length.is_none() || self.length.is_some_and(|other| Some(other) != length) {
+        self.oddly |= self.length_line.is_some();
+        let mut lengths = tokens(line.as_bytes()).map(digits);
+        let mut length = lengths.next().flatten();
+        for other in lengths {
+            self.oddly = true;
+            length = length.filter(|length| other == Some(*length));
+        }
+        if length.is_none() || (self.length_line.is_some() && self.length != length) {
             self.lengths_differ = true;
         }
         if self.length_line.is_none() {
             self.length = length;
-            let canonical = matches!(line.as_bytes(), [b'0'] | [b'1'..=b'9', ..]);
+            let canonical = matches!(line.as_bytes(), [b'0'] | [b'1'..=b'9', ..]) && !self.oddly;
             self.length_line = if canonical { Some(line) } else { length.map(HeaderValue::from) };
         }
     }
 
+    /// `identity` codes nothing, and `chunked` said twice was done once: nobody does it twice. `identity` behind
+    /// `chunked` would be the last coding, which to some means that the answer ends with the connection.
     fn coding(&mut self, line: &HeaderValue) {
-        let chunked = line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-        self.coding = if chunked && self.coding == Coding::None { Coding::Chunked } else { Coding::Other };
+        for coding in tokens(line.as_bytes()) {
+            let found = if coding.eq_ignore_ascii_case(b"identity") && self.coding == Coding::None {
+                Coding::None
+            } else if coding.eq_ignore_ascii_case(b"chunked") {
+                Coding::Chunked
+            } else {
+                Coding::Other
+            };
+            self.oddly |= found == Coding::None || self.coding != Coding::None;
+            self.coding = self.coding.max(found);
+        }
+    }
+
+    /// Whether bytes may follow that are no answer to the next request: a body behind an answer that has none, or what
+    /// another reading of the framing would have left.
+    fn hides_more(&self, status: StatusCode) -> bool {
+        let codes = self.coding != Coding::None;
+        let announces = codes || self.lengths_differ || self.length.is_some_and(|length| length > 0);
+        let empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        self.oddly || (empty && announces) || (codes && (self.lengths_differ || self.length_line.is_some()))
     }
 
     /// Whether it names headers.
     fn connection(&mut self, line: &HeaderValue) -> bool {
         let mut names = false;
-        for token in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if token.eq_ignore_ascii_case(b"close") {
+        for token in tokens(line.as_bytes()) {
+            if says_close(token) {
                 self.close = true;
             } else if token.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
@@ -269,14 +333,14 @@ impl Said {
 
     fn framing(&self, status: StatusCode, is_1_1: bool, asked: &Asked<'_>) -> Result<Framing, Malformed> {
         if self.coding == Coding::Other {
-            return Err(Malformed::Told("its Transfer-Encoding is not chunked alone"));
+            return Err(Malformed::field("Transfer-Encoding", "names a coding other than chunked"));
         }
         if self.coding == Coding::Chunked && !is_1_1 {
-            return Err(Malformed::Told("an HTTP/1.0 answer has a Transfer-Encoding"));
+            return Err(Malformed::field("Transfer-Encoding", "is chunked, in an answer of HTTP/1.0"));
         }
         let nothing = matches!(status, StatusCode::NO_CONTENT | StatusCode::SWITCHING_PROTOCOLS);
         if self.lengths_differ && self.coding == Coding::None && !nothing {
-            return Err(Malformed::Told("its Content-Length is contradictory or no number"));
+            return Err(Malformed::field("Content-Length", "contradicts itself or is not a number"));
         }
         Ok(if nothing || asked.head_only || status == StatusCode::NOT_MODIFIED {
             Framing::None
@@ -290,7 +354,7 @@ impl Said {
     }
 }
 
-/// Digits and nothing else; a list of equal lengths is none either.
+/// Digits and nothing else.
 fn digits(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| digits).and_then(|digits| digits.parse().ok())
@@ -332,6 +396,21 @@ mod tests {
             ("200 OK", chunked, false, Framing::Chunked, None),
             ("200 OK", "Transfer-Encoding: CHUNKED\r\nContent-Length: 3\r\n", false, Framing::Chunked, None),
             ("200 OK", "Content-Length: x\r\nTransfer-Encoding: chunked\r\n", false, Framing::Chunked, None),
+            // What can be read in one way only is taken, however oddly it is said.
+            ("200 OK", "Content-Length: 5, 5\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length: 05 ,\t5,5\r\nContent-Length: 5\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Transfer-Encoding: identity\r\nContent-Length: 5\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Content-Length: 5\r\nTransfer-Encoding: Identity\r\n", false, Framing::Length(5), Some("5")),
+            ("200 OK", "Transfer-Encoding: identity\r\n", false, Framing::Close, None),
+            ("200 OK", "Transfer-Encoding: identity, chunked\r\n", false, Framing::Chunked, None),
+            ("200 OK", "Transfer-Encoding: chunked, chunked\r\n", false, Framing::Chunked, None),
+            (
+                "200 OK",
+                "Transfer-Encoding: chunked\r\nX: y\r\nTransfer-Encoding: Chunked\r\n",
+                false,
+                Framing::Chunked,
+                None,
+            ),
             ("200 OK", "Content-Length: 7\r\n", true, Framing::None, Some("7")),
             ("200 OK", chunked, true, Framing::None, None),
             ("304 Not Modified", "Content-Length: 7\r\n", false, Framing::None, Some("7")),
@@ -356,8 +435,18 @@ mod tests {
         for text in [
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: x\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: ,5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5, x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, gzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 0x5\r\n\r\n",
@@ -368,8 +457,6 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked;q=1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n\r\n",
             "HTTP/1.1 204 No Content\r\nTransfer-Encoding: gzip\r\n\r\n",
@@ -430,7 +517,7 @@ mod tests {
         for status in ["100 Continue", "102 Processing", "103 Early Hints", "199 X"] {
             let text = format!("HTTP/1.1 {status}\r\nLink: x\r\nContent-Length: 9\r\n\r\nHTTP/1.1 200");
             let (read, left) = read_as(text.as_bytes(), false, false);
-            assert!(matches!(read, Ok(Read::Interim)), "{read:?}");
+            assert!(matches!(read, Ok(Read::Interim { keeps: false })), "{read:?}");
             assert_eq!(left, b"HTTP/1.1 200");
         }
     }
@@ -439,13 +526,57 @@ mod tests {
     fn a_connection_is_kept_unless_somebody_closes_it() {
         for (version, line, keeps) in [
             ("1.1", "", true),
+            ("1.1", "Connection: x-close, closed\r\n", true),
             ("1.1", "Connection: close\r\n", false),
             ("1.1", "Connection: x, Close\r\n", false),
             ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.1", "Connection: \"close\"\r\n", false),
+            ("1.1", "Connection: CLOSE ; x=y\r\n", false),
+            ("1.1", "Connection: keep-alive,\tclose;\r\n", false),
             ("1.0", "", false),
             ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: Keep-Alive, close\r\n", false),
         ] {
             assert_eq!(head(&format!("HTTP/{version} 200 OK\r\n{line}\r\n")).keeps, keeps, "{version} {line}");
+        }
+    }
+
+    #[test]
+    fn a_connection_on_which_more_may_come_is_not_kept() {
+        for (status, lines, keeps) in [
+            (200, "Content-Length: 5\r\n", true),
+            (200, "Transfer-Encoding: chunked\r\n", true),
+            // Nothing announced, nothing to come.
+            (204, "", true),
+            (304, "ETag: x\r\n", true),
+            (204, "Content-Length: 0\r\n", true),
+            (304, "Content-Length: 0\r\n", true),
+            (204, "Content-Length: 5\r\n", false),
+            (304, "Content-Length: 5\r\n", false),
+            (204, "Content-Length: x\r\n", false),
+            (204, "Transfer-Encoding: chunked\r\n", false),
+            (304, "Transfer-Encoding: chunked\r\n", false),
+            // Who stands between may have read it in another way.
+            (200, "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", false),
+            (200, "Content-Length: 5\r\nContent-Length: 5\r\n", false),
+            (200, "Content-Length: 5, 5\r\n", false),
+            (200, "Transfer-Encoding: identity\r\nContent-Length: 5\r\n", false),
+            (200, "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", false),
+            (200, "Transfer-Encoding: chunked, chunked\r\n", false),
+            (200, "Transfer-Encoding: identity, chunked\r\n", false),
+        ] {
+            let text = format!("HTTP/1.1 {status} X\r\n{lines}\r\n");
+            assert_eq!(head(&text).keeps, keeps, "{text:?}");
+        }
+        for (lines, expected) in [
+            ("Link: </x>; rel=preload\r\nContent-Length: 0\r\nConnection: keep-alive\r\n", true),
+            ("Content-Length: 5\r\n", false),
+            ("transfer-encoding: chunked\r\n", false),
+            ("CONNECTION: x, close\r\n", false),
+        ] {
+            let text = format!("HTTP/1.1 103 Early Hints\r\n{lines}\r\n");
+            let read = read_as(text.as_bytes(), false, false).0;
+            assert!(matches!(read, Ok(Read::Interim { keeps }) if keeps == expected), "{text:?}: {read:?}");
         }
     }
 
