@@ -16,6 +16,7 @@ mod clock;
 mod config;
 mod context;
 mod feed;
+mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::command::{Command, Outcome};
 use super::operations::Operations;
+use crate::files;
 
 /// The longest command: an import of a million accounts fits.
 const MAX_COMMAND_BYTES: u64 = 512 * 1024 * 1024;
@@ -189,10 +190,22 @@ pub enum AskError {
     #[error("no server runs here")]
     NobodyThere,
     /// There is one, but the socket is not ours to open.
-    #[error("{path}: this user may not talk to the running server; run the command as the server's user")]
+    #[error("{path}: this user may not talk to a running server ({whose}); run the command as the server's user")]
     Forbidden {
         /// The socket.
         path: String,
+        /// Whose it is, or the folder above it, and who we are.
+        whose: String,
+    },
+    /// What answers there is not this user's.
+    #[error(
+        "{path}: a program of uid {user} answers there, which is neither this user nor root; nothing was told to it"
+    )]
+    Stranger {
+        /// The socket.
+        path: String,
+        /// Whose program it is.
+        user: u32,
     },
     /// It broke off.
     #[error("the running server broke off")]
@@ -212,9 +225,16 @@ pub fn ask(data_dir: &Path, command: &Command) -> Result<Outcome, AskError> {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
             AskError::NobodyThere
         }
-        io::ErrorKind::PermissionDenied => AskError::Forbidden { path: path.display().to_string() },
+        io::ErrorKind::PermissionDenied => {
+            AskError::Forbidden { path: path.display().to_string(), whose: files::story(&path) }
+        }
         _ => AskError::BrokeOff(error),
     })?;
+    // In a data folder where everybody may put files, anybody could wait here for passwords.
+    let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| AskError::BrokeOff(error.into()))?;
+    if !files::is_trusted(peer.uid.as_raw()) {
+        return Err(AskError::Stranger { path: path.display().to_string(), user: peer.uid.as_raw() });
+    }
     let mut line = serde_json::to_vec(command).map_err(|error| AskError::BrokeOff(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(AskError::BrokeOff)?;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::centre::Centre;
 use super::reload::Reloader;
 use super::succession::{self, Own};
-use super::{PATIENCE, Purpose, Rooms, StartError, open_store, system, telemetry};
+use super::{Owners, PATIENCE, Purpose, Rooms, StartError, open_store, system, telemetry};
 use crate::admin::listener::{Reason, Report};
 use crate::admin::operations::{InForce, Operations};
 use crate::clock::Clock;
@@ -36,6 +36,7 @@ pub enum Stopped {
 /// Runs a gateway until a signal ends it. `ready` is called once it accepts connections, with its TCP addresses.
 pub fn serve(config: Config, ready: impl FnOnce(&[std::net::SocketAddr])) -> Result<Stopped, StartError> {
     let runtime = LocalRuntime::new().map_err(system("the runtime can't be started"))?;
+    let _owners = Owners::of(&config);
     runtime.block_on(run(config, ready))
 }
 

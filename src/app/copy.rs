@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{PATIENCE, Purpose, StartError, open_store, system};
+use super::{Owners, PATIENCE, Purpose, StartError, open_store, system};
 use crate::auth::keys::KeyRing;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
@@ -60,6 +60,7 @@ pub fn copy(source: Source, target: &Config, progress: &dyn Fn(Stage)) -> Result
         .enable_all()
         .build()
         .map_err(|error| CopyError::System(system("the runtime can't be started")(error)))?;
+    let _owners = Owners::of(target);
     runtime.block_on(async {
         let (everything, held) = match source {
             Source::Dump(text) => (read_dump(text.as_bytes()).map_err(CopyError::Read)?, None),

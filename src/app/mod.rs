@@ -9,9 +9,8 @@ mod copy;
 mod reload;
 mod succession;
 
-use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +26,7 @@ use crate::auth::session::Sessions;
 use crate::clock::Clock;
 use crate::config::{Config, StoreKind};
 use crate::feed::Feed;
+use crate::files::{self, Hands};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
 use crate::store::{LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
@@ -231,19 +231,41 @@ async fn open_store(
 }
 
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
-    make_private_folder(&config.data_dir)
+    make_data_folder(&config.data_dir)
         .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })
 }
 
-/// The folder, for its owner only. One that exists and is open to others is closed.
-fn make_private_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mode = fs::metadata(folder)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+/// The data folder, as private as it can be made.
+fn make_data_folder(folder: &Path) -> io::Result<()> {
+    if files::private_folder(folder)? == Hands::Everybody {
+        tracing::warn!(
+            folder = %folder.display(),
+            "everybody may put files into the data folder and take them away, and it can't be closed from here; what is in \
+             it stays private by its own modes. In Kubernetes set securityContext.fsGroup, elsewhere chown it to this user"
+        );
     }
     Ok(())
+}
+
+/// Sees to it, whatever comes in between, that what root made in the data folder is its owner's in the end.
+struct Owners(Option<PathBuf>);
+
+impl Owners {
+    fn of(config: &Config) -> Self {
+        Self((!matches!(config.store.kind, StoreKind::None)).then(|| config.data_dir.clone()))
+    }
+}
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        let Some(folder) = self.0.as_deref() else { return };
+        match files::give_to_folder_owner(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, folder = %folder.display(), "not everything in it could be given to its owner");
+            }
+            _ => {}
+        }
+    }
 }
 
 fn telemetry(config: &Config, clock: &Clock, access: bool) -> Result<Telemetry, StartError> {
@@ -291,6 +313,8 @@ pub struct Alone {
     clock: Clock,
     store: Arc<dyn Store>,
     purpose: Purpose,
+    // Last, so that everything is written when it looks.
+    owners: Owners,
 }
 
 impl Alone {
@@ -302,14 +326,15 @@ impl Alone {
             .build()
             .map_err(system("the runtime can't be started"))?;
         let purpose = if restores { Purpose::Restore } else { Purpose::Command };
+        let owners = Owners::of(config);
         let store = runtime.block_on(open_store(config, &clock, purpose, Duration::ZERO))?;
-        Ok(Self { runtime, clock, store, purpose })
+        Ok(Self { runtime, clock, store, purpose, owners })
     }
 
     /// Carries out one command in this process, and closes the store.
     pub fn carry_out(self, config: Config, command: Command) -> Result<Outcome, StartError> {
-        let Self { runtime, clock, store, purpose } = self;
-        runtime.block_on(async {
+        let Self { runtime, clock, store, purpose, owners } = self;
+        let outcome = runtime.block_on(async {
             let telemetry = telemetry(&config, &clock, false)?;
             let rooms = Rooms::furnish(&config, clock.clone(), telemetry, store, purpose).await?;
             let ring = KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds());
@@ -318,6 +343,8 @@ impl Alone {
             let outcome = operations.carry_out(command).await;
             rooms.store.close().await?;
             Ok(outcome)
-        })
+        });
+        drop(owners);
+        outcome
     }
 }

@@ -1,13 +1,14 @@
 //! Keys that Doorward made itself: one file each in `data_dir/keys`.
 //!
-//! - The folder has mode 0700 and each file 0600; a key that others could read is refused.
+//! - The folder has mode 0700 and each file 0600. Where a group was let in since (kubelet does so with a whole volume),
+//!   it is shut out again; a key that everybody could read, or that another user has made, is refused.
 //! - A file is written whole under another name, forced to disk, and only then takes its place.
 //! - Of one algorithm the newest key signs. An older one is accepted until the last token that it can have signed has
 //!   ended, counted from when its successor was made.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
@@ -19,6 +20,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::keys::{Key, KeyError, name};
 use crate::clock::{Clock, rfc3339};
 use crate::config::{self, Algorithm, KeyMaterial};
+use crate::files;
 use crate::secret::Secret;
 
 /// One key as `key list` shows it. Serialises with `created` and `accepted_until` as RFC 3339.
@@ -158,6 +160,8 @@ pub(super) fn read_all(data_dir: &Path) -> Result<Vec<StoredKey>, KeyError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(failed("read", &folder, source)),
     };
+    // Who can put files into it can make tokens.
+    keep_private(&folder)?;
     let mut keys = Vec::new();
     for entry in entries {
         let path = entry.map_err(|source| failed("read", &folder, source))?.path();
@@ -187,11 +191,7 @@ pub(super) fn accepted_until(key: &StoredKey, all: &[StoredKey], token: &config:
 }
 
 fn read(path: &Path) -> Result<StoredKey, KeyError> {
-    let mode = fs::metadata(path).map_err(|source| failed("read", path, source))?.mode();
-    if mode & 0o077 != 0 {
-        let path = path.display();
-        return Err(KeyError::Unusable(format!("others can read the key {path}: run `chmod 600 {path}`")));
-    }
+    keep_private(path)?;
     let damaged = || KeyError::Unusable(format!("{} is no key file of Doorward, or damaged", path.display()));
     let text = Zeroizing::new(fs::read(path).map_err(|source| failed("read", path, source))?);
     let file: KeyFile = serde_json::from_slice(&text).map_err(|_| damaged())?;
@@ -207,13 +207,19 @@ fn read(path: &Path) -> Result<StoredKey, KeyError> {
     Ok(StoredKey { material, created: file.created_unix_ms, retired: file.retired_unix })
 }
 
+/// A key is refused that others could have read, or have made.
+fn keep_private(path: &Path) -> Result<(), KeyError> {
+    if files::keep_private(path).map_err(KeyError::Unusable)? {
+        tracing::info!(path = %path.display(), "was open to a group; it is its owner's alone again");
+    }
+    Ok(())
+}
+
 fn write(data_dir: &Path, mut key: StoredKey) -> Result<StoredKey, KeyError> {
     let folder = data_dir.join("keys");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .map_err(|source| failed("make the folder", &folder, source))?;
+    files::private_folder(data_dir).map_err(|source| failed("use the folder", data_dir, source))?;
+    files::private_folder(&folder).map_err(|source| failed("make the folder", &folder, source))?;
+    keep_private(&folder)?;
     keep_owner(&folder, data_dir)?;
     let path = folder.join(format!("{}.json", Key::new(&key.material, None)?.kid));
     let file = KeyFile {
@@ -254,14 +260,7 @@ fn replace_file(path: &Path, content: &[u8], like: &Path) -> Result<(), KeyError
 }
 
 fn keep_owner(path: &Path, like: &Path) -> Result<(), KeyError> {
-    let change = || -> std::io::Result<()> {
-        let (is, wanted) = (fs::metadata(path)?, fs::metadata(like)?);
-        if (is.uid(), is.gid()) == (wanted.uid(), wanted.gid()) {
-            return Ok(());
-        }
-        std::os::unix::fs::chown(path, Some(wanted.uid()), Some(wanted.gid()))
-    };
-    change().map_err(|source| failed("set the owner of", path, source))
+    files::give_to_owner_of(path, like).map_err(|source| failed("set the owner of", path, source))
 }
 
 /// A new key, as it stands in a file.
@@ -311,7 +310,7 @@ fn without_newline(bytes: &[u8]) -> &[u8] {
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> KeyError {
-    KeyError::File { action, path: path.display().to_string(), source }
+    KeyError::File { action, path: path.display().to_string(), source: files::told(path)(source) }
 }
 
 #[cfg(test)]
@@ -321,7 +320,7 @@ mod tests {
     use crate::auth::testing::{DAY, NOW, claims, config, hs256};
 
     fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o777
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
     #[test]
@@ -330,9 +329,20 @@ mod tests {
         let made = generate(folder.path(), Algorithm::EdDsa, &Clock::manual(NOW)).unwrap();
         assert_eq!(mode(&folder.path().join("keys")), 0o700);
         assert_eq!(mode(Path::new(&made.origin)), 0o600);
-        fs::set_permissions(&made.origin, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = KeyRing::load(&config(Algorithm::EdDsa), folder.path(), NOW).unwrap_err().to_string();
-        assert!(error.contains("chmod 600"), "{error}");
+        let load = || KeyRing::load(&config(Algorithm::EdDsa), folder.path(), NOW).map(drop);
+        // As kubelet leaves a volume at a pod's second start.
+        fs::set_permissions(&made.origin, fs::Permissions::from_mode(0o660)).unwrap();
+        fs::set_permissions(folder.path().join("keys"), fs::Permissions::from_mode(0o2770)).unwrap();
+        load().unwrap();
+        assert_eq!((mode(&folder.path().join("keys")), mode(Path::new(&made.origin))), (0o700, 0o600));
+        for open in [0o604, 0o602, 0o644, 0o666] {
+            fs::set_permissions(&made.origin, fs::Permissions::from_mode(open)).unwrap();
+            let error = load().unwrap_err().to_string();
+            assert!(error.contains("chmod 600") && error.contains("this process is uid"), "{error}");
+        }
+        fs::set_permissions(&made.origin, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(folder.path().join("keys"), fs::Permissions::from_mode(0o707)).unwrap();
+        load().unwrap_err();
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(crate) type Done = Result<(), Failure>;
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
+    crate::files::make_private_files();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

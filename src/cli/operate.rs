@@ -104,7 +104,7 @@ pub(super) fn ask_server(data_dir: &Path, command: &Command) -> Result<Option<Ou
     match ask(data_dir, command) {
         Ok(outcome) => Ok(Some(outcome)),
         Err(AskError::NobodyThere) => Ok(None),
-        Err(error @ (AskError::Forbidden { .. } | AskError::BrokeOff(_))) => {
+        Err(error @ (AskError::Forbidden { .. } | AskError::Stranger { .. } | AskError::BrokeOff(_))) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             Err(Failure::failed(format!("{error}{cause}")))
         }

@@ -23,7 +23,7 @@ pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Config, Vec<Pr
             line: 1,
             column: 1,
             key: String::new(),
-            message: format!("the file can't be read: {error}"),
+            message: format!("the file can't be read: {}", crate::files::told(path)(error)),
         }]
     })?;
     parse(&text, path, environment)
@@ -66,11 +66,11 @@ enum Kind {
 /// What reading needs beside the text.
 pub(super) struct Reading<'e> {
     folder: PathBuf,
-    environment: &'e Environment<'e>,
+    pub(super) environment: &'e Environment<'e>,
 }
 
 impl Reading<'_> {
-    fn path(&self, text: &str) -> PathBuf {
+    pub(super) fn path(&self, text: &str) -> PathBuf {
         self.folder.join(text)
     }
 
@@ -165,7 +165,7 @@ impl Reading<'_> {
     /// `url_file` or `$DOORWARD_STORE_URL`. `None`: a problem was reported.
     fn database(&self, section: &Section<'_>) -> Option<Database> {
         let (place, read) = if let Some((path, place)) = self.file(section, "url_file") {
-            (place, secrets::database_url(&path))
+            (place, secrets::database_url(&path, self.environment))
         } else {
             let place = section.place_of("kind");
             let Some(url) = (self.environment)("DOORWARD_STORE_URL").filter(|url| !url.is_empty()) else {
@@ -208,7 +208,7 @@ impl Reading<'_> {
         } else {
             central::refuse_urls(&section);
             let signing_key = secrets::signing_key(self, &section, algorithm, self.environment);
-            (signing_key, secrets::previous_keys(&section, &|text| self.path(text)))
+            (signing_key, secrets::previous_keys(self, &section))
         };
         let gateway_secret = secrets::revocation_token(self, &section);
         if gateway_secret.is_some() && !is_verify_only && algorithm == Algorithm::Hs256 {

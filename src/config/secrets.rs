@@ -1,12 +1,12 @@
 //! Reading keys: from files that nobody else can read, or the environment.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::check::Reading;
 use super::reader::Section;
 use super::{Algorithm, KeyMaterial};
+use crate::files;
 use crate::secret::Secret;
 
 /// Looks an environment variable up.
@@ -44,7 +44,7 @@ pub(super) fn signing_key(
         section.problem(&place, other, format!("is not for token.algorithm {:?}; use {key}", name(algorithm)));
     }
     if let Some((path, place)) = file {
-        let read = read(&path).and_then(|bytes| material(path.display().to_string(), algorithm, bytes));
+        let read = read(&path, environment).and_then(|bytes| material(path.display().to_string(), algorithm, bytes));
         return match read {
             Ok(material) => Some(material),
             Err(message) => {
@@ -65,12 +65,12 @@ pub(super) fn signing_key(
 }
 
 /// `previous_files`: the algorithm goes by the content.
-pub(super) fn previous_keys(section: &Section<'_>, path: &dyn Fn(&str) -> PathBuf) -> Vec<KeyMaterial> {
+pub(super) fn previous_keys(reading: &Reading<'_>, section: &Section<'_>) -> Vec<KeyMaterial> {
     let mut keys = Vec::new();
     for text in section.texts("previous_files") {
-        let path = path(&text.text);
+        let path = reading.path(&text.text);
         let origin = path.display().to_string();
-        let read = read(&path).and_then(|bytes| {
+        let read = read(&path, reading.environment).and_then(|bytes| {
             let algorithm = if is_pem(bytes.expose()) { pem_algorithm(bytes.expose())? } else { Algorithm::Hs256 };
             material(origin, algorithm, bytes)
         });
@@ -83,8 +83,8 @@ pub(super) fn previous_keys(section: &Section<'_>, path: &dyn Fn(&str) -> PathBu
 }
 
 /// The text of `store.url_file`, with the file's name for messages.
-pub(super) fn database_url(path: &Path) -> Result<(String, Secret<String>), String> {
-    let bytes = read(path)?;
+pub(super) fn database_url(path: &Path, environment: &Environment<'_>) -> Result<(String, Secret<String>), String> {
+    let bytes = read(path, environment)?;
     let shown = path.display().to_string();
     match String::from_utf8(bytes.expose().clone()) {
         Ok(text) => Ok((shown, Secret::new(text))),
@@ -96,7 +96,7 @@ pub(super) fn database_url(path: &Path) -> Result<(String, Secret<String>), Stri
 pub(super) fn revocation_token(reading: &Reading<'_>, section: &Section<'_>) -> Option<Secret<String>> {
     let (path, place) = reading.file(section, "revocation_token_file")?;
     let origin = path.display().to_string();
-    let token = read(&path).and_then(|bytes| {
+    let token = read(&path, reading.environment).and_then(|bytes| {
         let text = without_final_newline(bytes.expose());
         check_secret(&origin, text)?;
         match std::str::from_utf8(text) {
@@ -113,35 +113,32 @@ pub(super) fn revocation_token(reading: &Reading<'_>, section: &Section<'_>) -> 
     }
 }
 
-/// Reads a file that only its owner can read.
-fn read(path: &Path) -> Result<Secret<Vec<u8>>, String> {
+/// Reads a file that nobody reads but its owner, or the group through which this process was given it.
+fn read(path: &Path, environment: &Environment<'_>) -> Result<Secret<Vec<u8>>, String> {
     let shown = path.display();
     // Not shown where there is no such file: a secret may have been pasted in place of its file's name.
-    let metadata = fs::metadata(path)
-        .map_err(|error| format!("the file that is named here can't be read: {error}; write the path of a file"))?;
+    let metadata = fs::metadata(path).map_err(|error| {
+        let error = files::told_of_secret(path)(error);
+        format!("the file that is named here can't be read: {error}; write the path of a file")
+    })?;
     if !metadata.is_file() {
         return Err(format!("{shown} is no file"));
     }
-    let mode = metadata.permissions().mode();
-    // Kubernetes gives a mounted secret to the pod's group, which is nobody else's; the world is another matter.
-    if mode & 0o077 != 0 && !(mode & 0o077 == 0o040 && is_group_of_process(&metadata)) {
-        return Err(format!("{shown} can be read by others (mode {:04o}); run: chmod 600 {shown}", mode & 0o7777));
+    let credentials = environment("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    if !files::is_private(path, &metadata, credentials.as_deref()) {
+        return Err(format!(
+            "{shown} can be read by others (mode {:04o}); run: chmod 600 {shown} ({}). Or: {}",
+            std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777,
+            files::whose(path, &metadata),
+            files::secret_advice()
+        ));
     }
     if metadata.len() > MAX_KEY_BYTES {
         return Err(format!("{shown} is too long to be a key"));
     }
-    fs::read(path).map(Secret::new).map_err(|error| format!("{shown} can't be read: {error}"))
-}
-
-/// Whether a file of another owner reaches this process only through its own group, as a mounted secret does.
-fn is_group_of_process(metadata: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let process = rustix::process::geteuid().as_raw();
-    let is_ours = |group: rustix::process::Gid| group.as_raw() == metadata.gid();
-    metadata.uid() == 0
-        && process != 0
-        && (is_ours(rustix::process::getegid())
-            || rustix::process::getgroups().is_ok_and(|groups| groups.into_iter().any(is_ours)))
+    fs::read(path)
+        .map(Secret::new)
+        .map_err(|error| format!("{shown} can't be read: {}", files::told_of_secret(path)(error)))
 }
 
 fn material(origin: String, algorithm: Algorithm, bytes: Secret<Vec<u8>>) -> Result<KeyMaterial, String> {

@@ -349,9 +349,8 @@ fn secrets_are_read_as_they_stand_and_bad_ones_refused() {
         ("secret again and again", b"secretsecretsecretsecretsecretsecret", 0o600),
         ("a placeholder", b"changeme-changeme-changeme-changeme", 0o600),
         ("a public key", pem, 0o600),
-        ("the group reads", body, 0o640),
         ("everybody reads", body, 0o604),
-        ("the group writes", body, 0o620),
+        ("everybody writes", body, 0o602),
     ] {
         let message = with_secret(bytes, mode).map(|_| ()).expect_err(name);
         assert!(message.contains(":2:15: token.secret_file: "), "{name}: {message}");

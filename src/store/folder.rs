@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::row::{LAYOUT, Meta};
 use super::sled::{Engine, OpenError};
 use super::{StoreError, dump};
+use crate::files;
 
 const MARK: &str = "doorward";
 /// What is left free for the database to tidy up in, which takes room at first.
@@ -42,7 +43,7 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(data_dir)
-            .map_err(|error| StoreError::caused(place(), error))?;
+            .map_err(|error| StoreError::caused(place(), files::told(data_dir)(error)))?;
         let store = data_dir.join("store");
         let path = data_dir.join("store.lock");
         let lock = File::options()
@@ -50,8 +51,8 @@ impl Folder {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(path)
-            .map_err(|error| StoreError::caused(place(), error))?;
+            .open(&path)
+            .map_err(|error| StoreError::caused(place(), files::told(&path)(error)))?;
         let mut left = wait;
         loop {
             match lock.try_lock() {
@@ -197,7 +198,7 @@ impl Folder {
     fn make(&self) -> Result<(Engine, Mark, Meta), StoreError> {
         let new = self.data_dir.join("store.new");
         let made = DirBuilder::new().mode(0o700).create(&new);
-        made.map_err(|error| StoreError::caused(format!("{} can't be made", new.display()), error))?;
+        made.map_err(|error| StoreError::caused(format!("{} can't be made", new.display()), files::told(&new)(error)))?;
         let engine = self.open_engine(&new)?;
         let meta = Meta::default();
         engine.write([(row_meta_key(), Some(super::row::encode_json(super::row::META, &meta)?))].into())?;
@@ -252,6 +253,7 @@ impl Folder {
     }
 
     fn unreadable(&self, error: io::Error) -> StoreError {
+        let error = files::told(&self.store)(error);
         StoreError::caused(format!("{} can't be read or written", self.store.display()), error)
     }
 
@@ -346,13 +348,13 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Lets only the owner read and write. The folder alone would do, until somebody copies the files out of it.
 fn restrict(folder: &Path) -> io::Result<()> {
-    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    narrow(folder, 0o700)?;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             restrict(&entry.path())?;
         } else {
-            match fs::set_permissions(entry.path(), Permissions::from_mode(0o600)) {
+            match narrow(&entry.path(), 0o600) {
                 // The database removes old snapshots meanwhile.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -360,6 +362,16 @@ fn restrict(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn narrow(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::set_permissions(path, Permissions::from_mode(mode)) {
+        // Not ours to change, and as it should be, or in the hands of root and of our own group.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            files::keep_private(path).map(drop).map_err(|problem| io::Error::new(error.kind(), problem))
+        }
+        narrowed => narrowed,
+    }
 }
 
 fn sync_all_in(folder: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::{Clock, rfc3339};
+use crate::files;
 
 /// One event. Fields that say nothing are left out of the line. Never put a secret into one.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -54,7 +55,11 @@ impl Audit {
 
     /// Into a file of its own, made with mode 0600, appended to, one line a write.
     pub fn to_file(clock: Clock, path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(files::told(path))?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            // A command that root gives before the service's first start must not keep the service from its own file.
+            files::give_to_owner_of(path, folder)?;
+        }
         Ok(Self(Arc::new(Inner { clock, sink: Sink::File(Mutex::new(file)) })))
     }
 

@@ -1,8 +1,13 @@
-"""Runs `doorward check-config` on every configuration that deploy/ ships: `manifests.py PROGRAM DEPLOY_FOLDER`.
+"""The configurations that deploy/ ships.
 
-The secrets that a manifest mounts are not there when it is checked; ones made up for the check stand in their place.
+`manifests.py PROGRAM DEPLOY_FOLDER` runs `doorward check-config` on each. The secrets that a manifest mounts are not there
+when it is checked; ones made up for the check stand in their place.
+
+`manifests.py --list DEPLOY_FOLDER` prints one JSON array: of each pod its configuration, whom it runs as, what is mounted
+where, and its limits. The tests start the program by it.
 """
 
+import json
 import os
 import pathlib
 import subprocess
@@ -19,11 +24,15 @@ SECRETS = {
 }
 
 
+def documents(path):
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
 def configurations(deploy):
     for path in sorted(deploy.glob("kubernetes/*.yaml")):
         found = 0
-        for document in yaml.safe_load_all(path.read_text()):
-            if document and document.get("kind") == "ConfigMap":
+        for document in documents(path):
+            if document.get("kind") == "ConfigMap":
                 for key, text in document["data"].items():
                     found += 1
                     yield f"{path.name}: {document['metadata']['name']}/{key}", text
@@ -33,8 +42,35 @@ def configurations(deploy):
     yield path.name, path.read_text()
 
 
-def main():
-    program, deploy = sys.argv[1], pathlib.Path(sys.argv[2])
+def pods(deploy):
+    for path in sorted(deploy.glob("kubernetes/*.yaml")):
+        maps = {one["metadata"]["name"]: one["data"] for one in documents(path) if one["kind"] == "ConfigMap"}
+        for workload in documents(path):
+            if workload["kind"] not in ("Deployment", "StatefulSet"):
+                continue
+            pod = workload["spec"]["template"]["spec"]
+            (container,) = (one for one in pod["containers"] if one["name"] == "doorward")
+            volumes = {one["name"]: one for one in pod.get("volumes", [])}
+            for claim in workload["spec"].get("volumeClaimTemplates", []):
+                volumes[claim["metadata"]["name"]] = {"persistentVolumeClaim": {}}
+            mounts = {}
+            for mount in container["volumeMounts"]:
+                volume = volumes[mount["name"]]
+                kind = next(key for key in volume if key != "name")
+                mounts[kind] = {"path": mount["mountPath"], "mode": volume[kind].get("defaultMode")}
+                if kind == "configMap":
+                    mounts[kind]["files"] = maps[volume[kind]["name"]]
+            yield {
+                "name": path.name,
+                "security": pod["securityContext"],
+                "mounts": mounts,
+                "args": container["args"],
+                "memory": container["resources"]["limits"]["memory"],
+                "grace": pod["terminationGracePeriodSeconds"],
+            }
+
+
+def check(program, deploy):
     environment = {name: value for name, value in os.environ.items() if name not in ("JWT_SECRET", "DOORWARD_CONFIG")}
     failed = checked = 0
     for name, text in configurations(deploy):
@@ -57,6 +93,13 @@ def main():
             print(run.stdout + run.stderr)
     print(f"{checked - failed} configurations good, {failed} bad")
     sys.exit(1 if failed or checked < 3 else 0)
+
+
+def main():
+    if sys.argv[1] == "--list":
+        print(json.dumps(list(pods(pathlib.Path(sys.argv[2])))))
+    else:
+        check(sys.argv[1], pathlib.Path(sys.argv[2]))
 
 
 main()

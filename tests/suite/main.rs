@@ -32,6 +32,7 @@ mod check;
 mod command_line;
 mod cookies;
 mod copies;
+mod deployment;
 mod durability;
 mod exchanges;
 mod exhaustion;

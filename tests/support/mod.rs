@@ -10,6 +10,7 @@ pub(crate) mod postgres;
 pub(crate) mod token;
 pub(crate) mod turn;
 pub(crate) mod upstream;
+pub(crate) mod user;
 pub(crate) mod wait;
 pub(crate) mod wire;
 
