@@ -69,6 +69,7 @@ mod tests {
             min_password_length: 8,
             redirect_hosts: Vec::new(),
             title: String::new(),
+            help: String::new(),
         };
         for (password, word) in [
             ("short", "shorter"),

@@ -49,6 +49,7 @@ impl Room {
             min_password_length: 8,
             redirect_hosts: Vec::new(),
             title: String::new(),
+            help: String::new(),
         };
         let token = config::Token {
             algorithm: Algorithm::Hs256,

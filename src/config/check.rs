@@ -447,6 +447,10 @@ fn login(section: Section<'_>) -> Login {
     if title.is_empty() || title.chars().count() > 100 {
         section.problem(&section.place_of("title"), "title", "must be 1 to 100 characters");
     }
+    let help = section.text_or("help", "");
+    if help.chars().count() > 500 || help.chars().any(char::is_control) {
+        section.problem(&section.place_of("help"), "help", "must be one line of at most 500 characters");
+    }
     let login = Login {
         bcrypt_cost,
         max_attempts: u32::try_from(section.integer("max_attempts", 5, 1..=1_000_000_000)).unwrap_or(5),
@@ -454,6 +458,7 @@ fn login(section: Section<'_>) -> Login {
         min_password_length: usize::try_from(section.integer("min_password_length", 8, 1..=256)).unwrap_or(8),
         redirect_hosts,
         title,
+        help,
     };
     section.close();
     login

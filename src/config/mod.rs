@@ -222,6 +222,8 @@ pub struct Login {
     /// Lower-case host names, with a port where one was given, to which `rd` may lead.
     pub redirect_hosts: Vec<String>,
     pub title: String,
+    /// Whom to ask, in the operator's words; empty: nothing is said. Plain text.
+    pub help: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use http::HeaderValue;
 
 use super::live::Live;
 use super::named::Named;
+use super::peers::Peers;
 use super::request_id::RequestIds;
 use super::streams::Streams;
 use crate::auth::cache::{DEFAULT_CAPACITY, TokenCache};
@@ -37,6 +38,7 @@ pub struct Shared {
     sessions: Arc<Sessions>,
     portal: Portal,
     telemetry: Telemetry,
+    peers: Peers,
     draining: AtomicBool,
     freshness: Arc<Freshness>,
     tunnels: AtomicUsize,
@@ -63,6 +65,7 @@ impl Shared {
             sessions,
             portal,
             telemetry,
+            peers: Peers::default(),
             draining: AtomicBool::new(false),
             freshness,
             tunnels: AtomicUsize::new(0),
@@ -123,6 +126,11 @@ impl Shared {
     #[must_use]
     pub const fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    /// Who has been warned of.
+    pub(super) const fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Every answer from now on ends its connection.

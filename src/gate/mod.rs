@@ -17,10 +17,12 @@ mod body;
 mod core;
 mod live;
 mod named;
+mod peers;
 mod reject;
 mod request_id;
 mod streams;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -37,11 +39,13 @@ pub use self::body::AnswerBody;
 use self::core::Own;
 pub use self::core::{Core, Shared};
 pub use self::live::{Live, LiveError};
+use self::peers::Matter;
 use self::reject::Rejection;
 use crate::auth::session::Issued;
 use crate::auth::{Asker, Identified, Source, Verified, identify, presented};
 use crate::context::Context;
 use crate::message::admit::{Admitted, admit};
+use crate::message::replies::{Refused, Reply};
 use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
 use crate::policy::{Caller, Denied, decide};
@@ -168,6 +172,9 @@ async fn serve(
     context.entry.path = Some(admitted.readings.shared());
     context.entry.id = forwarded::request_id(&parts.headers, admitted.peer_trusted, || core.request_id());
     let admitted = &*asked.admitted.insert(admitted);
+    if let Some(header) = admitted.doubt {
+        shared.peers().warn(Matter::NotUnderstood(header), peer);
+    }
 
     let route = live.router.resolve(&admitted.host, &admitted.readings, &parts.method);
     let route = match route {
@@ -215,24 +222,34 @@ async fn serve(
                 presented: presented.as_deref(),
                 renewed_until: known.issued.as_ref().map(|issued| issued.expires),
             };
+            if endpoint == Endpoint::Login && forwarded::comes_disbelieved(&parts.headers, admitted) {
+                shared.peers().warn(Matter::Disbelieved, peer);
+            }
             // In boxes of their own, so that forwarded requests do not carry their size around.
             if endpoint == Endpoint::Feed {
                 match Box::pin(shared.portal().feed(&visit, parts)).await {
                     Ok(feed) => feed.map(AnswerBody::feed),
-                    Err(refusal) => refusal.map(AnswerBody::own),
+                    Err(mut refusal) => {
+                        note_refusal(&mut refusal, context);
+                        refusal.map(AnswerBody::own)
+                    }
                 }
             } else {
                 let (nothing, ()) = Request::new(()).into_parts();
                 let request = Request::from_parts(std::mem::replace(parts, nothing), body);
-                Box::pin(shared.portal().answer(endpoint, &visit, request)).await.map(AnswerBody::own)
+                let mut reply = Box::pin(shared.portal().answer(endpoint, &visit, request)).await;
+                note_refusal(&mut reply, context);
+                reply.map(AnswerBody::own)
             }
         }
         Target::Upstream(upstream) => {
             // A route without an upstream is closed, and a closed route gives no Pass.
             let Some(upstream) = upstream else { return Err(Rejection::Defect) };
-            if admitted.websocket && !origin::may_connect(&parts.headers, admitted, &live.config.login.redirect_hosts) {
+            let hosts = &live.config.login.redirect_hosts;
+            if admitted.websocket && !origin::may_connect(&parts.headers, admitted, hosts, &live.config.cookie.name) {
+                let met = origin::what_met(&parts.headers, admitted);
                 asked.remember(parts);
-                return Err(Rejection::ForeignOrigin);
+                return Err(Rejection::ForeignOrigin(met));
             }
             let request_id = context.entry.id.clone();
             let identity = own.identity_lines(&pass);
@@ -248,10 +265,15 @@ async fn serve(
                 own_bearer: known.identified.own_bearer,
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
+                disbelieved: Cell::new(false),
             };
             let client = admitted.websocket.then(|| upgrade_of(parts));
             let forwarded = forward(core, own, upstream, (parts, body, client), &outgoing, &known, route, context);
-            match forwarded.await {
+            let answer = forwarded.await;
+            if outgoing.disbelieved.get() {
+                shared.peers().warn(Matter::Disbelieved, peer);
+            }
+            match answer {
                 Ok(response) => response,
                 Err(rejection) => {
                     asked.remember(parts);
@@ -269,6 +291,15 @@ async fn serve(
         clear_cookie(live, response.headers_mut(), secure);
     }
     Ok(response)
+}
+
+/// The portal decides for itself what it refuses; the log is told of it here.
+fn note_refusal(reply: &mut Reply, context: &mut Context) {
+    if let Some(Refused { reason, detail }) = reply.extensions_mut().remove::<Refused>() {
+        context.entry.decision = "deny";
+        context.entry.reason = reason;
+        context.entry.detail = detail;
+    }
 }
 
 /// Who sent a request, after any refresh.

@@ -10,9 +10,10 @@ use http_body_util::Full;
 use super::{Asked, Live};
 use crate::context::Context;
 use crate::message::admit::{Intent, Malformed, Scheme};
-use crate::message::replies;
+use crate::message::replies::{self, FormsLead};
+use crate::message::return_to;
 use crate::policy::Denied;
-use crate::portal;
+use crate::portal::{self, Failed};
 use crate::router::NoRoute;
 use crate::upstream;
 
@@ -25,8 +26,9 @@ pub(super) enum Rejection {
     NoRoute(NoRoute),
     #[error("refused")]
     Denied(Denied),
+    /// With what met what.
     #[error("a WebSocket handshake from another site")]
-    ForeignOrigin,
+    ForeignOrigin(String),
     #[error("nobody can be identified right now")]
     NotReady,
     #[error("a defect of the program")]
@@ -77,8 +79,8 @@ impl Rejection {
             Self::Denied(denied @ (Denied::NotOnList | Denied::Closed)) => {
                 (StatusCode::FORBIDDEN, denied.code(), "This account may not use this page.")
             }
-            Self::ForeignOrigin => {
-                (StatusCode::FORBIDDEN, "foreign_origin", "Another site's page may not open a connection here.")
+            Self::ForeignOrigin(_) => {
+                (StatusCode::FORBIDDEN, "cross_site", "Another site's page may not open a connection here.")
             }
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", "Logins can't be checked right now."),
             Self::Defect => (StatusCode::INTERNAL_SERVER_ERROR, "defect", "Something went wrong on our side."),
@@ -140,11 +142,20 @@ pub(super) fn answer(
         context.entry.decision = "deny";
     }
     context.entry.reason = public.code;
+    if let Rejection::ForeignOrigin(met) = rejection {
+        context.entry.detail = Some(met.as_str().into());
+    }
     log(rejection, context);
 
-    let person_looks =
-        asked.admitted.as_ref().is_some_and(|admitted| admitted.intent == Intent::Navigation) && !asked.api;
+    let intent = asked.admitted.as_ref().map_or(Intent::Program, |admitted| admitted.intent);
+    let person_looks = intent != Intent::Program && !asked.api;
     let mut response = match rejection {
+        Rejection::Denied(Denied::LoginRequired(_)) if person_looks && intent == Intent::Form => {
+            let page = portal::form_without_login(asked.language(), &login_url(live, asked), context.entry.id());
+            let mut response = replies::page(public.status, page, FormsLead::Here);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, replies::CHALLENGE);
+            response
+        }
         Rejection::Denied(Denied::LoginRequired(_)) if person_looks => replies::see_other(&login_url(live, asked)),
         Rejection::Denied(Denied::LoginRequired(_)) => {
             let mut response =
@@ -153,9 +164,19 @@ pub(super) fn answer(
             response
         }
         _ if person_looks => {
-            let page =
-                portal::error_page(asked.language(), public.status, &live.config.portal_prefix, context.entry.id());
-            replies::page(public.status, page, &[])
+            let page = portal::error_page(&Failed {
+                language: asked.language(),
+                status: public.status,
+                prefix: &live.config.portal_prefix,
+                is_form: intent == Intent::Form,
+                back: if intent == Intent::Navigation { &asked.path_and_query } else { "" },
+                help: &live.config.login.help,
+                request_id: context.entry.id(),
+            });
+            replies::page(public.status, page, FormsLead::Here)
+        }
+        Rejection::ForeignOrigin(met) => {
+            replies::problem(public.status, public.code, &format!("{} {met}.", public.words), None)
         }
         _ => replies::problem(public.status, public.code, public.words, None),
     };
@@ -180,23 +201,35 @@ pub(super) fn answer(
     response
 }
 
+/// Bytes of a browser's head that are not its URL: cookies first of all.
+const HEAD_BESIDE_URL: usize = 8 * 1024;
+
 /// Where a login would help: the login page with the way back. Only a page that is fetched by its address can be
 /// returned to.
 fn login_url(live: &Live, asked: &Asked) -> String {
     // The way back from a centre is a whole URL.
     let (mut url, here) = match (&live.config.central, &asked.admitted) {
         (Some(central), Some(admitted)) => {
-            let authority = admitted.authority.to_str().unwrap_or_default();
+            let authority = admitted.public_authority();
             (central.login_url.clone(), format!("{}://{authority}", admitted.scheme.as_str()))
         }
         (Some(central), None) => (central.login_url.clone(), String::new()),
         (None, _) => (format!("{}/login", live.config.portal_prefix), String::new()),
     };
-    if matches!(asked.method, http::Method::GET | http::Method::HEAD) {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("rd", &format!("{here}{}", asked.path_and_query));
-        url.push('?');
-        url.push_str(&query.finish());
+    if !matches!(asked.method, http::Method::GET | http::Method::HEAD) {
+        return url;
+    }
+    let path = asked.path_and_query.split('?').next().unwrap_or_default();
+    // The browser sends this URL back in a head of its own, beside everything else there: what would not fit is cut.
+    let room = live.config.server.limits.max_header_bytes.saturating_sub(HEAD_BESIDE_URL).max(HEAD_BESIDE_URL);
+    for target in [asked.path_and_query.as_str(), path] {
+        let rd = format!("{here}{target}");
+        let query = form_urlencoded::Serializer::new(String::new()).append_pair("rd", &rd).finish();
+        if rd.len() <= return_to::LONGEST && url.len() + query.len() < room {
+            url.push('?');
+            url.push_str(&query);
+            break;
+        }
     }
     url
 }
@@ -210,7 +243,7 @@ fn log(rejection: &Rejection, context: &Context) {
         Rejection::Upstream(error) => tracing::warn!(request_id, error = %Chain(error), "the upstream failed"),
         Rejection::NotReady => tracing::warn!(request_id, "refused: the revocation log or the account can't be read"),
         Rejection::Defect => tracing::error!(request_id, "refused: a defect of the program"),
-        Rejection::Malformed(_) | Rejection::NoRoute(_) | Rejection::Denied(_) | Rejection::ForeignOrigin => {
+        Rejection::Malformed(_) | Rejection::NoRoute(_) | Rejection::Denied(_) | Rejection::ForeignOrigin(_) => {
             tracing::debug!(request_id, reason = context.entry.reason, "refused");
         }
     }

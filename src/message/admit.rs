@@ -2,7 +2,7 @@
 //!
 //! No forwarding header takes part in anything but `client` and `scheme`, and those only from a trusted proxy.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 
 use super::path::Readings;
+use super::vouched::{self, Vouched};
 
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Whoever sends one of these tells by `Sec-Fetch-Mode` what it wants, and not by `Accept`.
@@ -49,7 +50,7 @@ impl Scheme {
         }
     }
 
-    const fn default_port(self) -> u16 {
+    pub(super) const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -122,6 +123,13 @@ fn parse_authority(authority: &str) -> Option<(Host, Option<u16>)> {
     Some((Host(canonical), port))
 }
 
+/// The port of a valid authority, where it names one.
+pub(super) fn authority_port(authority: &str) -> Option<u16> {
+    let (_, after) = authority.rsplit_once(':')?;
+    // In `[::1]` the last colon belongs to the address.
+    if after.ends_with(']') { None } else { after.parse().ok() }
+}
+
 /// The outer `None`: no port at all; an empty one counts as not given.
 #[expect(clippy::option_option, reason = "refused, absent and given are three things")]
 fn parse_port(port: &str) -> Option<Option<u16>> {
@@ -139,6 +147,14 @@ pub struct Admitted {
     pub host: Host,
     /// The one valid `Host` as it was sent (with its port).
     pub authority: HeaderValue,
+    /// This host and port as the browser knows it, where a trusted proxy says something else than `Host`.
+    pub vouched_authority: Option<HeaderValue>,
+    /// Whether a trusted proxy has named the host.
+    pub host_is_vouched: bool,
+    /// The forwarding header of a trusted proxy that could not be understood, for a warning.
+    pub doubt: Option<&'static str>,
+    /// `Forwarded` came from a trusted proxy and contradicts nothing else that it says.
+    pub forwarded_agrees: bool,
     /// What the browser used, as far as a trusted proxy says so.
     pub scheme: Scheme,
     /// The peer, or the right-most address that no trusted proxy vouches for as its own.
@@ -154,12 +170,23 @@ pub struct Admitted {
     pub websocket: bool,
 }
 
+impl Admitted {
+    /// This host and port as the browser knows it, as far as a trusted proxy says so. Only one visible ASCII value is
+    /// let through.
+    #[must_use]
+    pub fn public_authority(&self) -> &str {
+        self.vouched_authority.as_ref().unwrap_or(&self.authority).to_str().unwrap_or_default()
+    }
+}
+
 /// Whether a person looks at the answer, or a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
     /// A browser opens a page: GET or HEAD with `Sec-Fetch-Mode: navigate`, or, without `Sec-Fetch-*`, an `Accept` of
-    /// `text/html`.
+    /// `text/html` and no sign of a script.
     Navigation,
+    /// A browser sends a person's form: POST, by the same signs.
+    Form,
     /// Everything else.
     Program,
 }
@@ -217,14 +244,28 @@ pub fn admit(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> Result<Admitted
     let readings = Readings::of(head.uri.path()).ok_or(Malformed::Path)?;
 
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
-    let peer_trusted = is_trusted(peer, edge);
-    let (client, scheme) =
-        if peer_trusted { (client_of(headers, peer, edge), scheme_of(headers, edge)) } else { (peer, edge.scheme) };
+    let peer_trusted = vouched::is_trusted(peer, &edge.trusted_proxies);
+    let vouched = if peer_trusted {
+        Vouched::read(headers, peer, edge, authority)
+    } else {
+        Vouched {
+            client: peer,
+            scheme: edge.scheme,
+            authority: None,
+            names_host: false,
+            doubt: None,
+            forwarded_agrees: false,
+        }
+    };
     Ok(Admitted {
         host,
         authority: authority.clone(),
-        scheme,
-        client,
+        vouched_authority: vouched.authority,
+        host_is_vouched: vouched.names_host,
+        doubt: vouched.doubt,
+        forwarded_agrees: vouched.forwarded_agrees,
+        scheme: vouched.scheme,
+        client: vouched.client,
         peer_trusted,
         readings,
         intent: intent_of(head),
@@ -336,55 +377,29 @@ fn check_target(head: &Parts, host: &Host, port: Option<u16>, scheme: Scheme) ->
     if target_host == *host && or_default(target_port) == or_default(port) { Ok(()) } else { Err(Malformed::Host) }
 }
 
-fn is_trusted(address: IpAddr, edge: &Edge) -> bool {
-    edge.trusted_proxies.iter().any(|network| network.contains(&address))
-}
-
-/// Walks `X-Forwarded-For` from its end past the proxies that are trusted. Garbage on the way: the peer itself.
-fn client_of(headers: &HeaderMap, peer: IpAddr, edge: &Edge) -> IpAddr {
-    let mut client = peer;
-    for line in headers.get_all("x-forwarded-for").iter().rev() {
-        for entry in line.as_bytes().rsplit(|byte| *byte == b',') {
-            let Some(address) = parse_hop(entry.trim_ascii()) else { return peer };
-            client = address;
-            if !is_trusted(address, edge) {
-                return client;
-            }
-        }
-    }
-    client
-}
-
-/// An address, also with a port or in brackets, IPv4-mapped ones as IPv4.
-fn parse_hop(entry: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(entry).ok()?;
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))?;
-    Some(address.to_canonical())
-}
-
-/// The last value is the one that the nearest proxy wrote.
-fn scheme_of(headers: &HeaderMap, edge: &Edge) -> Scheme {
-    let last = headers.get_all("x-forwarded-proto").iter().next_back();
-    let value = last.and_then(|line| line.as_bytes().rsplit(|byte| *byte == b',').next()).map(<[u8]>::trim_ascii);
-    match value {
-        Some(value) if value.eq_ignore_ascii_case(b"https") => Scheme::Https,
-        Some(value) if value.eq_ignore_ascii_case(b"http") => Scheme::Http,
-        _ => edge.scheme,
-    }
-}
-
 fn intent_of(head: &Parts) -> Intent {
     let headers = &head.headers;
-    if head.method != Method::GET && head.method != Method::HEAD {
+    let intent = if head.method == Method::GET || head.method == Method::HEAD {
+        Intent::Navigation
+    } else if head.method == Method::POST {
+        Intent::Form
+    } else {
         return Intent::Program;
-    }
-    let navigates = if let Some(mode) = only(headers, &SEC_FETCH_MODE) {
+    };
+    let is_person = if let Some(mode) = only(headers, &SEC_FETCH_MODE) {
         mode.as_bytes() == b"navigate"
     } else {
-        accepts_html(headers) && !SEC_FETCH.iter().any(|name| headers.contains_key(name))
+        accepts_html(headers) && !SEC_FETCH.iter().any(|name| headers.contains_key(name)) && !is_sent_by_script(headers)
     };
-    if navigates { Intent::Navigation } else { Intent::Program }
+    if is_person { intent } else { Intent::Program }
+}
+
+/// Scripts that ask for pieces of pages say `text/html` too; these are the signs by which they are known.
+fn is_sent_by_script(headers: &HeaderMap) -> bool {
+    let named = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"XMLHttpRequest");
+    headers.get_all("x-requested-with").iter().any(named)
+        || headers.contains_key("hx-request")
+        || headers.contains_key("turbo-frame")
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {
@@ -553,7 +568,8 @@ mod tests {
         for (peer, value, scheme) in [
             ("10.0.0.1", "https", Scheme::Https),
             ("10.0.0.1", "HTTPS", Scheme::Https),
-            ("10.0.0.1", "evil", Scheme::Http),
+            // It may have been meant to say `https`.
+            ("10.0.0.1", "evil", Scheme::Https),
             ("9.9.9.9", "https", Scheme::Http),
         ] {
             let request = head("GET", "/", &[("host", "a"), ("x-forwarded-proto", value)]);
@@ -565,7 +581,16 @@ mod tests {
     fn navigations_are_told_from_programs() {
         for (method, headers, intent) in [
             ("GET", &[("sec-fetch-mode", "navigate")][..], Intent::Navigation),
-            ("POST", &[("sec-fetch-mode", "navigate")], Intent::Program),
+            ("POST", &[("sec-fetch-mode", "navigate")], Intent::Form),
+            ("POST", &[("sec-fetch-mode", "cors"), ("accept", "text/html")], Intent::Program),
+            ("POST", &[("accept", "text/html")], Intent::Form),
+            ("POST", &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")], Intent::Program),
+            ("POST", &[("accept", "*/*")], Intent::Program),
+            ("PUT", &[("sec-fetch-mode", "navigate")], Intent::Program),
+            ("GET", &[("accept", "text/html"), ("x-requested-with", "xmlhttprequest")], Intent::Program),
+            ("GET", &[("accept", "text/html"), ("x-requested-with", "org.example.app")], Intent::Navigation),
+            ("GET", &[("accept", "text/html"), ("hx-request", "true")], Intent::Program),
+            ("GET", &[("accept", "text/html"), ("turbo-frame", "list")], Intent::Program),
             ("GET", &[("sec-fetch-mode", "cors"), ("accept", "text/html")], Intent::Program),
             ("GET", &[("sec-fetch-site", "none"), ("accept", "text/html")], Intent::Program),
             ("HEAD", &[("accept", "a/b, Text/HTML;q=0.9")], Intent::Navigation),

@@ -1,15 +1,16 @@
 //! `X-Forwarded-*`, `X-Real-IP` and `X-Request-Id`: extended when a trusted proxy sent them, replaced otherwise.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::admit::{Admitted, Host};
+use super::admit::{Admitted, Scheme, authority_port};
+use super::vouched;
 use crate::address::Address;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken over from a proxy, in bytes.
@@ -35,6 +36,27 @@ pub struct Way<'a> {
     admitted: &'a Admitted,
     peer: IpAddr,
     request_id: &'a HeaderValue,
+    /// Further words for what is said anyway ([`SAID_TOO`]) that a trusted proxy sent, by their bits: the backend may read
+    /// any of them, so each goes on and says the same.
+    said_too: Cell<u8>,
+    disbelieved: Cell<bool>,
+}
+
+/// Other headers for the scheme and the port: as they are compared, as they are written, and what they say.
+const SAID_TOO: [(&str, &str, Word); 6] = [
+    ("x-forwarded-port", "X-Forwarded-Port", Word::Port),
+    ("x-forwarded-scheme", "X-Forwarded-Scheme", Word::Scheme),
+    ("x-forwarded-ssl", "X-Forwarded-Ssl", Word::OnOff),
+    ("x-scheme", "X-Scheme", Word::Scheme),
+    ("x-url-scheme", "X-Url-Scheme", Word::Scheme),
+    ("front-end-https", "Front-End-Https", Word::OnOff),
+];
+
+#[derive(Clone, Copy)]
+enum Word {
+    Port,
+    Scheme,
+    OnOff,
 }
 
 impl<'a> Way<'a> {
@@ -42,44 +64,61 @@ impl<'a> Way<'a> {
     #[must_use]
     pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a HeaderValue) -> Self {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
-        Self { admitted, peer, request_id }
+        Self { admitted, peer, request_id, said_too: Cell::new(0), disbelieved: Cell::new(false) }
     }
 
     /// Whether [`Way::each`] says what takes the place of the header of this name that came, if anything does. From an
-    /// untrusted peer that is everything about the way, whatever it says.
+    /// untrusted peer that is everything about the way, whatever it says. To be asked of every header that goes on.
     #[must_use]
     pub fn replaces(&self, name: &HeaderName) -> bool {
+        if !covers(name) {
+            return false;
+        }
+        if !self.admitted.peer_trusted {
+            self.disbelieved.set(self.disbelieved.get() || tells_of_another(name));
+            return true;
+        }
+        let name = name.as_str();
+        if let Some(place) = SAID_TOO.iter().position(|(said_too, ..)| *said_too == name) {
+            self.said_too.set(self.said_too.get() | 1 << place);
+            return true;
+        }
         // A trusted proxy may say more about the way than we do.
-        let about = name.as_str().strip_prefix("x-forwarded-").filter(|_| self.admitted.peer_trusted);
-        about.map_or_else(|| covers(name), |about| matches!(about, "for" | "proto" | "host"))
+        name.strip_prefix("x-forwarded-").is_none_or(|about| matches!(about, "for" | "proto" | "host"))
+    }
+
+    /// Whether a forwarding header came from a peer that is not believed, of those that [`Way::replaces`] was asked about.
+    #[must_use]
+    pub fn disbelieved(&self) -> bool {
+        self.disbelieved.get()
     }
 
     /// Hands over the headers that describe the way, their names as they are to be written and their values in pieces.
-    /// `came`: the request's headers, of which those that `goes_on` denies are not there any more.
+    /// `came`: the request's headers, of which those that `goes_on` denies are not there any more. No two of them
+    /// contradict each other.
     pub fn each(
         &self,
         came: &HeaderMap,
         goes_on: impl Fn(&HeaderName) -> bool,
         mut hand_over: impl FnMut(&'static str, &[&[u8]]),
     ) {
-        let Admitted { peer_trusted, authority, scheme, client, .. } = self.admitted;
+        let Admitted { peer_trusted, scheme, client, .. } = self.admitted;
         let peer = Address::of(self.peer);
         if *peer_trusted {
             let earlier = |name: &HeaderName| if goes_on(name) { joined(came, name) } else { Vec::new() };
-            hand_over("X-Forwarded-For", &[&earlier(&FOR), peer.text()]);
-            if came.contains_key(FORWARDED) && goes_on(&FORWARDED) {
+            let had_forwarded = self.admitted.forwarded_agrees && goes_on(&FORWARDED);
+            let before = if had_forwarded && !came.contains_key(FOR) { vouched::nodes(came) } else { earlier(&FOR) };
+            hand_over("X-Forwarded-For", &[&before, peer.text()]);
+            if had_forwarded {
                 let (before, after): (&[u8], &[u8]) =
                     if self.peer.is_ipv6() { (b"for=\"[", b"]\"") } else { (b"for=", b"") };
                 hand_over("Forwarded", &[&earlier(&FORWARDED), before, peer.text(), after]);
             }
-            match valid_host(came).filter(|_| goes_on(&HOST)) {
-                Some(host) => hand_over("X-Forwarded-Host", &[host.as_bytes()]),
-                None => hand_over("X-Forwarded-Host", &[authority.as_bytes()]),
-            }
+            self.each_said_too(&mut hand_over);
         } else {
             hand_over("X-Forwarded-For", &[peer.text()]);
-            hand_over("X-Forwarded-Host", &[authority.as_bytes()]);
         }
+        hand_over("X-Forwarded-Host", &[self.admitted.public_authority().as_bytes()]);
         hand_over("X-Forwarded-Proto", &[scheme.as_str().as_bytes()]);
         if *client == self.peer {
             hand_over("X-Real-IP", &[peer.text()]);
@@ -88,20 +127,45 @@ impl<'a> Way<'a> {
         }
         hand_over("X-Request-Id", &[self.request_id.as_bytes()]);
     }
+
+    fn each_said_too(&self, mut hand_over: impl FnMut(&'static str, &[&[u8]])) {
+        if self.said_too.get() == 0 {
+            return;
+        }
+        let scheme = self.admitted.scheme;
+        for (place, (_, name, word)) in SAID_TOO.iter().enumerate() {
+            if self.said_too.get() & 1 << place == 0 {
+                continue;
+            }
+            match word {
+                Word::Port => {
+                    let port = authority_port(self.admitted.public_authority()).unwrap_or(scheme.default_port());
+                    hand_over(name, &[itoa::Buffer::new().format(port).as_bytes()]);
+                }
+                Word::Scheme => hand_over(name, &[scheme.as_str().as_bytes()]),
+                Word::OnOff => hand_over(name, &[if scheme == Scheme::Https { b"on" } else { b"off" }]),
+            }
+        }
+    }
+}
+
+/// Whether a header says something about the way that only a proxy can know; every client may name its request.
+fn tells_of_another(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-real-ip")
+}
+
+/// Whether one of those came, from a peer that is not believed.
+#[must_use]
+pub fn comes_disbelieved(headers: &HeaderMap, admitted: &Admitted) -> bool {
+    !admitted.peer_trusted && headers.keys().any(tells_of_another)
 }
 
 /// Whether a field is one of those that are set or judged here; none of them has a place among trailers.
 #[must_use]
 pub fn covers(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-request-id")
-}
-
-/// One trusted `X-Forwarded-Host` that names a host, so that the backend can build links to it.
-fn valid_host(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(HOST).iter();
-    let first = values.next().filter(|value| value.to_str().is_ok_and(|value| Host::parse(value).is_some()))?;
-    values.next().is_none().then_some(first)
+    name.starts_with("x-forwarded-")
+        || matches!(name, "forwarded" | "x-real-ip" | "x-request-id" | "x-scheme" | "x-url-scheme" | "front-end-https")
 }
 
 /// What the proxies before have said, with a comma behind each.
@@ -180,13 +244,75 @@ mod tests {
         for (name, value) in [
             ("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.0.0.1"),
             ("x-forwarded-proto", "https"),
-            ("x-forwarded-host", "public.test"),
+            ("x-forwarded-host", "public.test:1"),
             ("x-forwarded-prefix", "/p"),
             ("x-real-ip", "2.2.2.2"),
-            ("forwarded", "for=1.1.1.1, for=10.0.0.1"),
+            ("x-forwarded-port", "1"),
         ] {
             assert_eq!(headers.get_all(name).iter().collect::<Vec<_>>(), [value], "{name}");
         }
+        // It names another client than the rest.
+        assert!(!headers.contains_key("forwarded"), "{headers:?}");
+    }
+
+    #[test]
+    fn no_two_headers_contradict_each_other() {
+        for (sent, expected) in [
+            (
+                &[("forwarded", "for=1.1.1.1;proto=https;host=public.test")][..],
+                &[
+                    ("x-forwarded-for", "1.1.1.1, 10.0.0.1"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "public.test"),
+                    ("x-real-ip", "1.1.1.1"),
+                    ("forwarded", "for=1.1.1.1;proto=https;host=public.test, for=10.0.0.1"),
+                ][..],
+            ),
+            (
+                &[
+                    ("forwarded", "for=1.1.1.1;proto=https"),
+                    ("x-forwarded-for", "1.1.1.1"),
+                    ("x-forwarded-proto", "https"),
+                ],
+                &[("forwarded", "for=1.1.1.1;proto=https, for=10.0.0.1"), ("x-forwarded-for", "1.1.1.1, 10.0.0.1")],
+            ),
+            (
+                &[
+                    ("x-forwarded-proto", "wss"),
+                    ("x-forwarded-ssl", "off"),
+                    ("x-forwarded-scheme", "http"),
+                    ("x-scheme", "http"),
+                ],
+                &[
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-ssl", "on"),
+                    ("x-forwarded-scheme", "https"),
+                    ("x-scheme", "https"),
+                ],
+            ),
+            (
+                &[
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "a.test, b.test:8443"),
+                    ("x-forwarded-port", "1"),
+                ],
+                &[("x-forwarded-host", "b.test:8443"), ("x-forwarded-port", "8443")],
+            ),
+        ] {
+            let headers = after("10.0.0.1", sent);
+            for (name, value) in expected {
+                assert_eq!(headers.get_all(*name).iter().collect::<Vec<_>>(), [*value], "{name} {sent:?}");
+            }
+        }
+        for contradicting in ["for=1.1.1.1;proto=http", "for=2.2.2.2", "for=1.1.1.1;host=evil.test", "for=\"1.1.1.1"] {
+            let headers = after(
+                "10.0.0.1",
+                &[("forwarded", contradicting), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https")],
+            );
+            assert!(!headers.contains_key("forwarded"), "{contradicting}");
+        }
+        let headers = after("9.9.9.9", &[("x-scheme", "https"), ("front-end-https", "on"), ("x-url-scheme", "https")]);
+        assert_eq!(headers.len(), 6, "{headers:?}");
     }
 
     #[test]

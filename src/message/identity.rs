@@ -33,7 +33,7 @@ const WAY: [&str; 12] =
     ["for", "proto", "host", "port", "prefix", "server", "uri", "method", "ssl", "scheme", "path", "by"];
 
 /// Names whose proper spelling is dealt with elsewhere; another spelling that folds to one of them is a disguise.
-const PROPER_ONLY: [&str; 11] = [
+const PROPER_ONLY: [&str; 14] = [
     "transfer-encoding",
     "content-length",
     "content-type",
@@ -45,6 +45,9 @@ const PROPER_ONLY: [&str; 11] = [
     "x-request-id",
     "sec-fetch-site",
     "sec-fetch-mode",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
 ];
 
 /// What changes the method behind our back.

@@ -12,3 +12,4 @@ pub mod path;
 pub mod replies;
 pub mod return_to;
 pub mod spelling;
+pub mod vouched;

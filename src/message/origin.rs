@@ -1,40 +1,129 @@
-//! Which site a request comes from, by the evidence of `Origin` (RFC 6454) and `Sec-Fetch-Site`.
+//! Whether a request was sent by our own pages, by the evidence that browsers give: one judgement for the login, every
+//! form of ours and WebSockets.
+//!
+//! A page can neither leave out nor forge `Sec-Fetch-Site` (W3C Fetch Metadata) and `Origin` (RFC 6454), so they need no
+//! token in the form. `Sec-Fetch-Site` is the stronger one: the browser itself compares, with the address that it has
+//! really opened. `Origin` has to be compared here, with what proxies have left of that address.
 
-use http::{HeaderMap, header};
+use http::header::{AUTHORIZATION, COOKIE, ORIGIN};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::admit::{Admitted, Host};
+use super::admit::{Admitted, Host, Scheme, authority_port};
 
-/// Whether the page that opens a WebSocket may do so: this host or one of `redirect_hosts`. A program that sends no
-/// `Origin` may, for no browser leaves it out (RFC 6455 section 10.2).
-#[must_use]
-pub fn may_connect(headers: &HeaderMap, admitted: &Admitted, redirect_hosts: &[String]) -> bool {
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => {
-            origin.to_str().is_ok_and(|origin| is_this_host(origin, admitted) || is_listed(origin, redirect_hosts))
-        }
-        (Some(_), Some(_)) => false,
-    }
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// One of our own pages, a listed host's, or the person without any page.
+    ThisSite,
+    /// Nothing is told: not a browser, or a very old one.
+    Unknown,
+    /// Another site, a sibling host, a sandboxed frame, or nonsense.
+    AnotherSite,
 }
 
-/// Whether an `Origin` names the host and port that the request itself was sent to. Its scheme may be `http` or
-/// `https`: what ends TLS in front of us does not always say so.
+/// Weighs the evidence. `redirect_hosts`: hosts other than this one whose pages may send here.
+///
+/// `Sec-Fetch-Site` decides where it came: `same-origin` and `none` are this site, whatever `Origin` and `Host` became on
+/// the way. Without it `Origin` must be this host or a listed one.
 #[must_use]
-pub fn is_this_host(origin: &str, admitted: &Admitted) -> bool {
-    let Some((default_port, authority)) = split(origin) else { return false };
-    let Ok(own) = admitted.authority.to_str() else { return false };
-    Host::parse(authority).is_some_and(|host| host == admitted.host)
-        && port(authority).unwrap_or(default_port) == port(own).unwrap_or(default_port)
+pub fn sender(headers: &HeaderMap, admitted: &Admitted, redirect_hosts: &[String]) -> Sender {
+    let (Ok(site), Ok(origin)) = (only(headers, &SEC_FETCH_SITE), only(headers, &ORIGIN)) else {
+        return Sender::AnotherSite;
+    };
+    let origin = match origin.map(HeaderValue::to_str) {
+        None => None,
+        Some(Ok(origin)) => Some(origin),
+        Some(Err(_)) if site.is_none() => return Sender::AnotherSite,
+        Some(Err(_)) => Some("null"),
+    };
+    let is_listed = || origin.is_some_and(|origin| is_listed(origin, redirect_hosts));
+    let is_ours = match site.map(HeaderValue::as_bytes) {
+        // `none`: the person typed the address or reloaded; no page had a part in it.
+        Some(b"same-origin" | b"none") => true,
+        Some(b"same-site") => is_listed(),
+        Some(_) => false,
+        None => match origin {
+            None => return Sender::Unknown,
+            Some(origin) => is_this_host(origin, admitted) || is_listed(),
+        },
+    };
+    if is_ours { Sender::ThisSite } else { Sender::AnotherSite }
+}
+
+/// Whether the sender of a WebSocket handshake may open it. Another site's page may not where the handshake carries the
+/// cookie `name`, which the browser sends by itself; where it does not, or where a credential came that no browser sends
+/// by itself, there is nothing to ride on.
+#[must_use]
+pub fn may_connect(headers: &HeaderMap, admitted: &Admitted, redirect_hosts: &[String], name: &str) -> bool {
+    !rides_on_cookie(headers, name) || sender(headers, admitted, redirect_hosts) != Sender::AnotherSite
+}
+
+fn rides_on_cookie(headers: &HeaderMap, name: &str) -> bool {
+    // Browsers send what they remember of these schemes to whichever page's socket.
+    const SENT_BY_ITSELF: [&[u8]; 4] = [b"basic", b"digest", b"negotiate", b"ntlm"];
+    let mut credentials = headers.get_all(AUTHORIZATION).iter().map(|line| {
+        let scheme = line.as_bytes().trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        !scheme.is_empty() && !SENT_BY_ITSELF.iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    });
+    if credentials.any(|deliberate| deliberate) {
+        return false;
+    }
+    headers.get_all(COOKIE).iter().any(|line| {
+        matches!(
+            super::cookies::take_out(line.as_bytes(), name),
+            super::cookies::Left::Part(_) | super::cookies::Left::Nothing
+        )
+    })
+}
+
+/// What met what, for the person who has to find out why their own page was refused: `Origin`, `Sec-Fetch-Site`, and
+/// this host. Cut to a length that a log can take.
+#[must_use]
+pub fn what_met(headers: &HeaderMap, admitted: &Admitted) -> String {
+    let shown = |name: &HeaderName| {
+        let lines: Vec<_> = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        if lines.is_empty() { String::from("absent") } else { lines.join(" and ").chars().take(MAX_SHOWN).collect() }
+    };
+    let here = format!("{}://{}", admitted.scheme.as_str(), admitted.public_authority());
+    format!("Origin {}, Sec-Fetch-Site {}, this host {here}", shown(&ORIGIN), shown(&SEC_FETCH_SITE))
+}
+
+/// Characters of one header in [`what_met`].
+const MAX_SHOWN: usize = 200;
+
+/// More than one line of a header that may come once.
+struct Repeated;
+
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Repeated> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next();
+    if lines.next().is_some() { Err(Repeated) } else { Ok(first) }
+}
+
+/// Whether an `Origin` names the host and port that the browser opened. It may be `https` where nobody has told that TLS
+/// ends in front of us; never `http` where `https` is known, for anybody on the way can write such a page.
+fn is_this_host(origin: &str, admitted: &Admitted) -> bool {
+    let Some((scheme, authority)) = split(origin) else { return false };
+    let scheme_agrees = scheme == Scheme::Https || admitted.scheme == Scheme::Http;
+    let Some(host) = Host::parse(authority) else { return false };
+    // The port is compared under the origin's own scheme, for that is the one whose default port it leaves out.
+    let port = |authority: &str| authority_port(authority).unwrap_or(scheme.default_port());
+    let names = |own: &str| Host::parse(own).is_some_and(|own| own == host) && port(own) == port(authority);
+    scheme_agrees
+        && (names(admitted.public_authority())
+            || (!admitted.host_is_vouched && admitted.authority.to_str().is_ok_and(names)))
 }
 
 /// Whether an `Origin` is one of the listed hosts, with the port where the list names one.
 fn is_listed(origin: &str, hosts: &[String]) -> bool {
-    let Some((default_port, authority)) = split(origin) else { return false };
+    let Some((scheme, authority)) = split(origin) else { return false };
     let Some(host) = Host::parse(authority) else { return false };
-    let origin_port = port(authority).unwrap_or(default_port);
+    let default_port = scheme.default_port();
+    let origin_port = authority_port(authority).unwrap_or(default_port);
     hosts.iter().any(|listed| {
-        let wanted = port(listed).unwrap_or(default_port);
+        let wanted = authority_port(listed).unwrap_or(default_port);
         let name =
             listed.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&**listed, |(name, _)| name);
         let matches = match name.strip_prefix("*.") {
@@ -48,97 +137,20 @@ fn is_listed(origin: &str, hosts: &[String]) -> bool {
     })
 }
 
-/// The default port of the scheme, and the authority.
-fn split(origin: &str) -> Option<(u16, &str)> {
-    let (default_port, authority) = if let Some(rest) = origin.strip_prefix("https://") {
-        (443, rest)
+/// The scheme and the authority; `None` for `null`, other schemes, and anything with a path or user.
+fn split(origin: &str) -> Option<(Scheme, &str)> {
+    let (scheme, authority) = origin.split_once("://")?;
+    let scheme = if scheme.eq_ignore_ascii_case("https") {
+        Scheme::Https
+    } else if scheme.eq_ignore_ascii_case("http") {
+        Scheme::Http
     } else {
-        (80, origin.strip_prefix("http://")?)
+        return None;
     };
-    (!authority.is_empty() && !authority.contains(['/', '@', '?', '#', '\\'])).then_some((default_port, authority))
-}
-
-fn port(authority: &str) -> Option<u16> {
-    let (_, after) = authority.rsplit_once(':')?;
-    // In `[::1]` the last colon belongs to the address.
-    if after.ends_with(']') { None } else { after.parse().ok() }
+    let is_plain = !authority.is_empty() && !authority.contains(['/', '@', '?', '#', '\\', ',', ' ']);
+    is_plain.then_some((scheme, authority))
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::super::admit::{Edge, Scheme, admit};
-    use super::*;
-
-    fn may(host: &str, origins: &[&str]) -> bool {
-        let request = http::Request::builder().uri("/").header("host", host).body(()).unwrap();
-        let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
-        let mut parts = request.into_parts().0;
-        let admitted = admit(&parts, None, &edge).unwrap();
-        for origin in origins {
-            parts.headers.append(header::ORIGIN, HeaderValue::from_bytes(origin.as_bytes()).unwrap());
-        }
-        let listed = ["listed.test".to_owned(), "port.test:8443".to_owned(), "*.wild.test".to_owned()];
-        may_connect(&parts.headers, &admitted, &listed)
-    }
-
-    #[test]
-    fn a_page_of_this_host_or_a_listed_one_may_connect() {
-        assert!(may("app.test", &[]), "a program sends no Origin");
-        for origin in [
-            "http://app.test",
-            "https://app.test",
-            "http://APP.test",
-            "http://app.test.",
-            "http://app.test:80",
-            "https://listed.test",
-            "https://listed.test:443",
-            "https://port.test:8443",
-            "https://one.wild.test",
-        ] {
-            assert!(may("app.test", &[origin]), "{origin}");
-        }
-        assert!(may("[::1]:8080", &["http://[::1]:8080"]));
-    }
-
-    #[test]
-    fn no_other_page_may_and_neither_may_two() {
-        for origin in [
-            "",
-            "null",
-            "app.test",
-            "//app.test",
-            "ftp://app.test",
-            "http://",
-            "http://app.test/",
-            "http://app.test@evil.test",
-            "http://evil.test?app.test",
-            "http://evil.test#app.test",
-            "http://evil.test\\app.test",
-            "http://app.test:8080",
-            "http://app.test:443",
-            "http://app.test.evil.test",
-            "http://xapp.test",
-            "http://sub.app.test",
-            "https://sub.listed.test",
-            "https://listed.test:8443",
-            "https://port.test",
-            "https://wild.test",
-            "https://one.two.wild.test",
-            "https://.wild.test",
-            "http://app.test, http://app.test",
-            "http://\u{e9}.test",
-        ] {
-            assert!(!may("app.test", &[origin]), "{origin}");
-        }
-        // The first of two is ours, or the second, or both.
-        for two in [
-            ["http://app.test", "http://evil.test"],
-            ["http://evil.test", "http://app.test"],
-            ["http://app.test", "http://app.test"],
-        ] {
-            assert!(!may("app.test", &two), "{two:?}");
-        }
-    }
-}
+#[path = "origin_tests.rs"]
+mod tests;

@@ -17,9 +17,30 @@ pub type Reply = Response<Full<Bytes>>;
 /// For `WWW-Authenticate`: RFC 9110 section 15.5.2 wants a challenge with every 401; this one opens no dialog in a browser.
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"doorward\"");
 
+/// Why a reply of ours refuses something: rides on it to the access log, and never goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The stable reason code.
+    pub reason: &'static str,
+    /// More of it for the operator, where there is more; may hold what a client sent.
+    pub detail: Option<Box<str>>,
+}
+
+/// Marks a reply as a refusal, by its code as a problem report has it.
+pub fn refuse(reply: &mut Reply, code: &'static str, detail: Option<Box<str>>) {
+    // The log has words of its own where a report must say less, or has said the same for long.
+    let reason = match code {
+        "wrong_login" => "wrong_password",
+        "too_many_tries" => "throttled",
+        "malformed_body" | "body_broken" => "malformed",
+        code => code,
+    };
+    reply.extensions_mut().insert(Refused { reason, detail });
+}
+
 /// A problem report (RFC 9457) with `Cache-Control: no-store`. `login_url` where a login would help.
 #[must_use]
-pub fn problem(status: StatusCode, code: &str, detail: &str, login_url: Option<&str>) -> Reply {
+pub fn problem(status: StatusCode, code: &'static str, detail: &str, login_url: Option<&str>) -> Reply {
     let mut value = serde_json::json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or("Error"),
@@ -30,7 +51,9 @@ pub fn problem(status: StatusCode, code: &str, detail: &str, login_url: Option<&
     if let (Some(url), Some(object)) = (login_url, value.as_object_mut()) {
         object.insert(String::from("login_url"), url.into());
     }
-    typed(status, "application/problem+json", value.to_string())
+    let mut reply = typed(status, "application/problem+json", value.to_string());
+    refuse(&mut reply, code, None);
+    reply
 }
 
 /// A JSON answer with `Cache-Control: no-store`.
@@ -39,11 +62,21 @@ pub fn json(status: StatusCode, value: &serde_json::Value) -> Reply {
     typed(status, "application/json", value.to_string())
 }
 
+/// Where the forms of a page may lead. A browser applies `form-action` to every redirect behind a form as well, and what
+/// a backend answers there is its own affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormsLead {
+    /// Only to pages of ours.
+    Here,
+    /// On to wherever the first page behind it leads: its canonical host, another port, another sign-in.
+    On,
+}
+
 /// An HTML page with every header that one of ours must have (CSP with a `form-action`, nosniff, no-store, …).
-/// Its one inline `<style>` block is allowed by its hash. `form_action`: further hosts, from `redirect_hosts`.
+/// Its one inline `<style>` block is allowed by its hash.
 #[must_use]
-pub fn page(status: StatusCode, html: String, form_action: &[String]) -> Reply {
-    let policy = content_security_policy(&html, form_action);
+pub fn page(status: StatusCode, html: String, forms: FormsLead) -> Reply {
+    let policy = content_security_policy(&html, forms);
     let mut reply = typed(status, "text/html; charset=utf-8", html);
     let headers = reply.headers_mut();
     let policy = HeaderValue::try_from(policy);
@@ -55,19 +88,19 @@ pub fn page(status: StatusCode, html: String, form_action: &[String]) -> Reply {
     reply
 }
 
-fn content_security_policy(html: &str, form_action: &[String]) -> String {
+fn content_security_policy(html: &str, forms: FormsLead) -> String {
     let mut policy = String::from("default-src 'none'; base-uri 'none'; frame-ancestors 'none'; ");
     let style = html.split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>"));
     if let Some((style, _)) = style {
         let hash = STANDARD.encode(Sha256::digest(style.as_bytes()));
         policy.extend(["style-src 'sha256-", &hash, "'; "]);
     }
-    policy.push_str("form-action 'self'");
-    // A browser applies `form-action` to the redirect after the form as well.
-    let is_host = |host: &&String| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:*[]".contains(&byte));
-    for host in form_action.iter().filter(is_host) {
-        policy.extend([" https://", host, " http://", host]);
-    }
+    // The pages' icon is written into them.
+    policy.push_str("img-src data:; ");
+    policy.push_str(match forms {
+        FormsLead::Here => "form-action 'self'",
+        FormsLead::On => "form-action 'self' http: https:",
+    });
     policy
 }
 
@@ -119,14 +152,18 @@ mod tests {
 
     #[test]
     fn a_page_allows_its_own_style_only() {
-        let hosts = [String::from("other.test:8443"), String::from("evil; script-src *")];
-        let reply = page(StatusCode::OK, "<style>a</style>".into(), &hosts);
-        assert_eq!(
-            reply.headers()[CONTENT_SECURITY_POLICY],
-            "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; \
-             style-src 'sha256-ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs='; \
-             form-action 'self' https://other.test:8443 http://other.test:8443"
-        );
+        for (forms, form_action) in
+            [(FormsLead::Here, "form-action 'self'"), (FormsLead::On, "form-action 'self' http: https:")]
+        {
+            let reply = page(StatusCode::OK, "<style>a</style>".into(), forms);
+            assert_eq!(
+                reply.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap(),
+                format!(
+                    "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; \
+                     style-src 'sha256-ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs='; img-src data:; {form_action}"
+                )
+            );
+        }
     }
 
     #[test]

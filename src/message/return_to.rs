@@ -7,8 +7,8 @@ use url::Url;
 use super::admit::Scheme;
 use super::path::Readings;
 
-/// The longest target in bytes; longer ones are nobody's bookmark.
-const LONGEST: usize = 4096;
+/// The longest target in bytes: half of what a request's head may have by default.
+pub const LONGEST: usize = 16 * 1024;
 
 /// The target that is safe to put into `Location`: a path on this host, or a URL of this host or a listed one; else `/`.
 /// `authority`: this host as the browser knows it. `portal_prefix`: `/login`, `/logout` and `/check` below it become `/`.

@@ -6,17 +6,16 @@ use http::StatusCode;
 use http::header::SET_COOKIE;
 use hyper::body::Incoming;
 
-use super::csrf::Evidence;
 use super::form::{Kind, query_value};
 use super::language::Language;
 use super::login::{NotStarted, start_session};
 use super::logout::signed_out;
-use super::pages::AccountView;
+use super::pages::{AccountView, form_without_login};
 use super::words::Message;
 use super::{Call, Portal, RETRY_SOON, pages, retry_after};
 use crate::accounts::{AccountError, SignIn};
 use crate::auth::Verified;
-use crate::message::replies::{self, Reply};
+use crate::message::replies::{self, FormsLead, Reply};
 use crate::policy::Principal;
 use crate::secret::Secret;
 use crate::store::{SessionId, StoreError};
@@ -186,15 +185,19 @@ impl Visitor<'_> {
 
     /// His own session is over now.
     fn signed_out(self, kind: Kind) -> Reply {
-        let login = (kind == Kind::Form).then(|| self.call.own("/login"));
-        signed_out(self.call, login.as_deref())
+        let done = (kind == Kind::Form).then(|| self.call.own("/logout"));
+        signed_out(self.call, done.as_deref())
     }
 
     /// The page again with what went wrong, or a problem report.
     async fn failed(self, portal: &Portal, kind: Kind, failure: Failure<'_>) -> Reply {
         let Failure { status, code, message, detail } = failure;
         match kind {
-            Kind::Form => page(portal, self, status, None, Some((message, detail))).await,
+            Kind::Form => {
+                let mut reply = page(portal, self, status, None, Some((message, detail))).await;
+                replies::refuse(&mut reply, code, None);
+                reply
+            }
             Kind::Json => {
                 let text = message.text(Language::English);
                 replies::problem(status, code, if detail.is_empty() { &text } else { detail }, None)
@@ -207,7 +210,7 @@ impl Visitor<'_> {
 #[derive(Clone, Copy)]
 struct Failure<'a> {
     status: StatusCode,
-    code: &'a str,
+    code: &'static str,
     message: Message,
     /// More words from the rules for passwords, or none.
     detail: &'a str,
@@ -223,9 +226,7 @@ fn logged_in(call: Call<'_>) -> Option<(&Principal, &Verified)> {
 /// Every check before a body is read.
 fn admitted(call: Call<'_>) -> Result<(Visitor<'_>, Kind), Box<Reply>> {
     let Some(kind) = Kind::of(&call.head.headers) else { return Err(Box::new(call.unsupported_media_type())) };
-    // No evidence at all: a program, as at the login. A browser leaves none of it out when another site posts, and sends
-    // no `SameSite=Lax` cookie with it either.
-    if call.evidence() == Evidence::CrossSite {
+    if call.comes_from_another_site() {
         return Err(Box::new(call.cross_site(Some(kind))));
     }
     match logged_in(call) {
@@ -235,7 +236,12 @@ fn admitted(call: Call<'_>) -> Result<(Visitor<'_>, Kind), Box<Reply>> {
 }
 
 fn login_needed(call: Call<'_>, kind: Option<Kind>) -> Reply {
-    if kind == Some(Kind::Form) || (kind.is_none() && call.is_navigation()) {
+    if kind == Some(Kind::Form) {
+        let page = form_without_login(call.language, &call.own("/login"), "");
+        let mut reply = call.page(StatusCode::UNAUTHORIZED, page, FormsLead::Here);
+        replies::refuse(&mut reply, "not_logged_in", None);
+        reply
+    } else if kind.is_none() && call.is_navigation() {
         replies::see_other(&login_and_back(call))
     } else {
         let login_url = call.own("/login");
@@ -286,5 +292,5 @@ async fn page(
         problem: problem.map(|(message, _)| message),
         detail: problem.map_or("", |(_, detail)| detail),
     };
-    call.page(status, pages::account(call.place(), &view))
+    call.page(status, pages::account(call.place(), &view), FormsLead::Here)
 }

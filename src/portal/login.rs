@@ -7,36 +7,49 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::csrf::Evidence;
 use super::form::Kind;
+use super::pages::LoginView;
 use super::words::Message;
 use super::{Call, Portal, RETRY_SOON, pages, retry_after};
 use crate::accounts::SignIn;
 use crate::auth::session::Issued;
 use crate::clock::rfc3339;
-use crate::message::replies::{self, Reply};
+use crate::message::replies::{self, FormsLead, Reply};
 use crate::store::{Account, StoreError};
 
 /// `GET`: the form, or the way on for somebody who is logged in already.
 pub(super) fn show(call: Call<'_>) -> Reply {
     let rd = call.return_to(None);
     let Some(person) = call.person() else {
-        return call.page(StatusCode::OK, pages::login(call.place(), &call.config().login.title, &rd, None));
+        return page(call, StatusCode::OK, &rd, "", None);
     };
-    let asked = call.head.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("rd=")));
     // Where another host does not get this cookie it would send the browser straight back here, for ever.
     let reaches = rd.starts_with('/') || !call.config().cookie.domain.is_empty();
-    if asked && reaches {
+    if call.names_return(None) && reaches {
         replies::see_other(&rd)
     } else {
-        call.page(StatusCode::OK, pages::signed_in(call.place(), &person.username, &rd))
+        call.page(StatusCode::OK, pages::signed_in(call.place(), &person.username, &rd), FormsLead::On)
     }
 }
+
+/// The page with the form.
+fn page(call: Call<'_>, status: StatusCode, rd: &str, username: &str, problem: Option<Message>) -> Reply {
+    let login = &call.config().login;
+    // A long one stands in the page's own address, to which the form goes; the body has its limit.
+    let rd = if rd.len() > LONGEST_FIELD { "" } else { rd };
+    let view = LoginView { title: &login.title, help: &login.help, rd, username, problem };
+    call.page(status, pages::login(call.place(), &view), FormsLead::On)
+}
+
+/// The longest `rd` that is written into the form as well, in bytes.
+const LONGEST_FIELD: usize = 2048;
+/// The longest name that is shown again, in characters; no account has such a long one.
+const LONGEST_NAME: usize = 256;
 
 /// `POST`.
 pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> Reply {
     let Some(kind) = Kind::of(&call.head.headers) else { return call.unsupported_media_type() };
-    if call.evidence() == Evidence::CrossSite {
+    if call.comes_from_another_site() {
         return call.cross_site(Some(kind));
     }
     let mut fields = match call.fields(kind, body, &["username", "password", "rd"]).await {
@@ -44,7 +57,8 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
         Err(reply) => return *reply,
     };
     let rd = if kind == Kind::Form { call.return_to(fields.text("rd")) } else { String::new() };
-    let attempt = Attempt { call, kind, rd };
+    let username: String = fields.text("username").unwrap_or_default().chars().take(LONGEST_NAME).collect();
+    let attempt = Attempt { call, kind, rd, username };
     let filled_in = |value: &crate::secret::Secret<String>| !value.expose().is_empty();
     let username = fields.take("username").filter(filled_in);
     let password = fields.take("password").filter(filled_in);
@@ -82,6 +96,8 @@ struct Attempt<'a> {
     call: Call<'a>,
     kind: Kind,
     rd: String,
+    /// As it was typed.
+    username: String,
 }
 
 impl Attempt<'_> {
@@ -108,18 +124,19 @@ impl Attempt<'_> {
         }
     }
 
-    fn later(&self, code: &str, message: Message) -> Reply {
+    fn later(&self, code: &'static str, message: Message) -> Reply {
         let mut reply = self.failed(StatusCode::SERVICE_UNAVAILABLE, code, message);
         retry_after(&mut reply, RETRY_SOON);
         reply
     }
 
-    fn failed(&self, status: StatusCode, code: &str, message: Message) -> Reply {
+    fn failed(&self, status: StatusCode, code: &'static str, message: Message) -> Reply {
         let call = self.call;
         match self.kind {
             Kind::Form => {
-                let html = pages::login(call.place(), &call.config().login.title, &self.rd, Some(message));
-                call.page(status, html)
+                let mut reply = page(call, status, &self.rd, &self.username, Some(message));
+                replies::refuse(&mut reply, code, None);
+                reply
             }
             Kind::Json => {
                 let detail = message.text(super::language::Language::English);

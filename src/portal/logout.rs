@@ -3,28 +3,35 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 use hyper::body::Incoming;
 
-use super::csrf::Evidence;
 use super::form::Kind;
 use super::{Call, Portal, RETRY_SOON, pages, retry_after};
-use crate::message::replies::{self, Reply};
+use crate::message::cookies;
+use crate::message::replies::{self, FormsLead, Reply};
 
 /// `GET`: only asks, so that no image or link of another page logs anybody out.
 pub(super) fn show(call: Call<'_>) -> Reply {
     let username = call.person().map(|person| person.username.as_str());
-    call.page(StatusCode::OK, pages::logout(call.place(), username, &call.return_to(None)))
+    let rd = if call.names_return(None) { call.return_to(None) } else { String::new() };
+    let has_cookie = !cookies::values(&call.head.headers, &call.config().cookie.name).all(str::is_empty);
+    if username.is_none() && !has_cookie {
+        return call.page(StatusCode::OK, pages::signed_out(call.place(), &rd), FormsLead::Here);
+    }
+    call.page(StatusCode::OK, pages::logout(call.place(), username, &rd), FormsLead::On)
 }
 
 /// `POST`. Without a valid login there is nothing to end, and the cookie is cleared all the same.
 pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> Reply {
     // A program needs send no body at all, so any other kind than a form is passed over.
     let kind = Kind::of(&call.head.headers).filter(|kind| *kind == Kind::Form);
-    if call.evidence() == Evidence::CrossSite {
+    if call.comes_from_another_site() {
         return call.cross_site(kind);
     }
     let rd = match kind {
         None => None,
         Some(kind) => match call.fields(kind, body, &["rd"]).await {
-            Ok(fields) => Some(call.return_to(fields.text("rd"))),
+            Ok(fields) if call.names_return(fields.text("rd")) => Some(call.return_to(fields.text("rd"))),
+            // To the page that says that it is done.
+            Ok(_) => Some(call.own("/logout")),
             Err(reply) => return *reply,
         },
     };

@@ -5,7 +5,6 @@
 
 mod account;
 mod check;
-mod csrf;
 mod elsewhere;
 mod form;
 mod gateways;
@@ -25,11 +24,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use zeroize::Zeroize as _;
 
-use self::csrf::Evidence;
 use self::form::{Fields, Kind, query_value};
 use self::language::Language;
 use self::pages::Place;
-pub use self::pages::error_page;
+pub use self::pages::{Failed, error_page, form_without_login};
 use crate::accounts::Accounts;
 use crate::auth::Verified;
 use crate::auth::keys::KeyRing;
@@ -39,7 +37,8 @@ use crate::feed::{Feed, FeedBody};
 use crate::message::admit::{Admitted, Intent, Scheme};
 use crate::message::body::{self, BodyError};
 use crate::message::cookies;
-use crate::message::replies::{self, Reply};
+use crate::message::origin::{self, Sender};
+use crate::message::replies::{self, FormsLead, Reply};
 use crate::message::return_to;
 use crate::policy::{Caller, Principal};
 use crate::router::Endpoint;
@@ -202,9 +201,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// This host as the browser knows it. Admission lets only one visible ASCII value through.
+    /// This host as the browser knows it.
     fn host(self) -> &'a str {
-        self.visit.admitted.authority.to_str().unwrap_or_default()
+        self.visit.admitted.public_authority()
     }
 
     fn place(self) -> Place<'a> {
@@ -225,6 +224,11 @@ impl<'a> Call<'a> {
         self.visit.admitted.intent == Intent::Navigation
     }
 
+    /// The address to come back to that somebody has named, in a form's field or in the query.
+    fn names_return(self, field: Option<&str>) -> bool {
+        field.is_some_and(|field| !field.is_empty()) || query_value(self.head.uri.query(), "rd").is_some()
+    }
+
     /// Where to go afterwards: what the form says, else the query, and only where that is safe.
     fn return_to(self, field: Option<&str>) -> String {
         let rd = match field {
@@ -236,8 +240,11 @@ impl<'a> Call<'a> {
         return_to::safe(&rd, self.host(), self.visit.admitted.scheme, hosts, prefix)
     }
 
-    fn evidence(self) -> Evidence {
-        csrf::evidence(&self.head.headers, &self.visit.admitted.authority, self.visit.admitted.scheme)
+    /// Whether another site's page has sent this. A sender that tells nothing is a program: a browser leaves none of the
+    /// evidence out when another site posts, and sends no `SameSite=Lax` cookie with it either.
+    fn comes_from_another_site(self) -> bool {
+        let hosts = &self.config().login.redirect_hosts;
+        origin::sender(&self.head.headers, self.visit.admitted, hosts) == Sender::AnotherSite
     }
 
     /// What the sender calls itself, cut to what a session record takes.
@@ -247,16 +254,27 @@ impl<'a> Call<'a> {
         text.chars().filter(|character| !character.is_control()).take(256).collect()
     }
 
-    fn page(self, status: StatusCode, html: String) -> Reply {
-        let mut reply = replies::page(status, html, &self.config().login.redirect_hosts);
+    fn page(self, status: StatusCode, html: String, forms: FormsLead) -> Reply {
+        let mut reply = replies::page(status, html, forms);
         reply.headers_mut().insert(CONTENT_LANGUAGE, HeaderValue::from_static(self.language.tag()));
         reply
     }
 
     /// A refusal in the sender's own kind: a page for the sender of a form, a problem report for any other.
-    fn refuse(self, kind: Option<Kind>, status: StatusCode, code: &str, detail: &str) -> Reply {
+    fn refuse(self, kind: Option<Kind>, status: StatusCode, code: &'static str, detail: &str) -> Reply {
         if kind == Some(Kind::Form) || (kind.is_none() && self.is_navigation()) {
-            self.page(status, error_page(self.language, status, &self.config().portal_prefix, ""))
+            let page = error_page(&Failed {
+                language: self.language,
+                status,
+                prefix: &self.config().portal_prefix,
+                is_form: kind == Some(Kind::Form),
+                back: "",
+                help: &self.config().login.help,
+                request_id: "",
+            });
+            let mut reply = self.page(status, page, FormsLead::Here);
+            replies::refuse(&mut reply, code, None);
+            reply
         } else {
             replies::problem(status, code, detail, None)
         }
@@ -270,10 +288,15 @@ impl<'a> Call<'a> {
     }
 
     fn cross_site(self, kind: Option<Kind>) -> Reply {
-        if kind == Some(Kind::Form) {
-            return self.page(StatusCode::FORBIDDEN, pages::cross_site(self.language));
-        }
-        self.refuse(kind, StatusCode::FORBIDDEN, "cross_site", "this was sent from another site's page")
+        let met = origin::what_met(&self.head.headers, self.visit.admitted);
+        let mut reply = if kind == Some(Kind::Form) {
+            self.page(StatusCode::FORBIDDEN, pages::cross_site(self.language, &met), FormsLead::Here)
+        } else {
+            let detail = format!("this was sent from another site's page: {met}");
+            self.refuse(kind, StatusCode::FORBIDDEN, "cross_site", &detail)
+        };
+        replies::refuse(&mut reply, "cross_site", Some(met.into()));
+        reply
     }
 
     fn unsupported_media_type(self) -> Reply {

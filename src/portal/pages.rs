@@ -31,12 +31,13 @@ static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("layout.html", include_str!("pages/layout.html")),
     ("style.css", include_str!("pages/style.css")),
     ("mark.html", include_str!("pages/mark.html")),
     ("login.html", include_str!("pages/login.html")),
     ("signed_in.html", include_str!("pages/signed_in.html")),
+    ("signed_out.html", include_str!("pages/signed_out.html")),
     ("logout.html", include_str!("pages/logout.html")),
     ("account.html", include_str!("pages/account.html")),
     ("error.html", include_str!("pages/error.html")),
@@ -64,14 +65,30 @@ pub(super) struct Place<'a> {
     pub(super) host: &'a str,
 }
 
-/// The page with the login form. `title`: `login.title`; `rd`: already safe.
-pub(super) fn login(place: Place<'_>, title: &str, rd: &str, problem: Option<Message>) -> String {
+/// What the login page shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LoginView<'a> {
+    /// `login.title`
+    pub(super) title: &'a str,
+    /// `login.help`
+    pub(super) help: &'a str,
+    /// Already safe. Empty: the page's own address says it.
+    pub(super) rd: &'a str,
+    /// As it was typed, after a try that failed.
+    pub(super) username: &'a str,
+    pub(super) problem: Option<Message>,
+}
+
+/// The page with the login form. It has no `action`: the form goes to the page's own address, so that a `#fragment`, of
+/// which only the browser knows, is still there after the login.
+pub(super) fn login(place: Place<'_>, view: &LoginView<'_>) -> String {
     let Place { language, prefix, host } = place;
+    let LoginView { title, help, rd, username, problem } = *view;
     // The title that nobody has chosen is said in the person's own language.
     let title = if title == DEFAULT_TITLE { words(language).sign_in } else { title };
     let problem = problem.map(|problem| problem.text(language));
     let words = word_values(language);
-    render("login.html", context! { lang => language.tag(), words, prefix, host, title, rd, problem })
+    render("login.html", context! { lang => language.tag(), words, prefix, host, title, help, rd, username, problem })
 }
 
 const DEFAULT_TITLE: &str = "Sign in";
@@ -83,7 +100,14 @@ pub(super) fn signed_in(place: Place<'_>, username: &str, rd: &str) -> String {
     render("signed_in.html", context! { lang => language.tag(), words, prefix, host, username, rd })
 }
 
-/// `GET /logout`.
+/// What follows a logout that leads nowhere else. `rd`: where to go after signing in again; may be empty.
+pub(super) fn signed_out(place: Place<'_>, rd: &str) -> String {
+    let Place { language, prefix, host } = place;
+    let (words, sign_in) = (word_values(language), with_rd(&format!("{prefix}/login"), rd));
+    render("signed_out.html", context! { lang => language.tag(), words, host, sign_in })
+}
+
+/// `GET /logout`. `rd`: where the form leads afterwards; empty: to [`signed_out`].
 pub(super) fn logout(place: Place<'_>, username: Option<&str>, rd: &str) -> String {
     let Place { language, prefix, host } = place;
     let words = word_values(language);
@@ -179,30 +203,71 @@ fn program(user_agent: &str) -> Option<String> {
     }
 }
 
+/// What a page needs to know that says why there is no answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed<'a> {
+    /// The reader's.
+    pub language: Language,
+    /// What the answer's status is.
+    pub status: StatusCode,
+    /// `portal.prefix`.
+    pub prefix: &'a str,
+    /// A person's form came, which their browser can send once more.
+    pub is_form: bool,
+    /// The path to come back to after another login; empty: none.
+    pub back: &'a str,
+    /// `login.help`.
+    pub help: &'a str,
+    /// Shown so that a person can name it to the administrator; may be empty.
+    pub request_id: &'a str,
+}
+
 /// A small page that says in plain words why there is no answer. For people; programs get a problem report.
-///
-/// `portal_prefix`: `portal.prefix`. `request_id`: shown so that a person can name it to the administrator; may be empty.
 #[must_use]
-pub fn error_page(language: Language, status: StatusCode, portal_prefix: &str, request_id: &str) -> String {
+pub fn error_page(failed: &Failed<'_>) -> String {
+    let Failed { language, status, prefix, is_form, back, help, request_id } = *failed;
+    let is_refused = status == StatusCode::FORBIDDEN;
     // Only where a person is refused would another login help.
-    let other_login = (status == StatusCode::FORBIDDEN).then(|| format!("{portal_prefix}/logout"));
-    explain(language, status, fault(language, status), other_login, request_id)
+    let other_login = is_refused.then(|| with_rd(&format!("{prefix}/logout"), back));
+    let may_pass = matches!(status.as_u16(), 502..=504);
+    render(
+        "error.html",
+        context! {
+            lang => language.tag(), words => word_values(language), status => status.as_u16(), request_id, other_login,
+            heading => fault(language, status).0, explanation => fault(language, status).1,
+            help => if is_refused { help } else { "" },
+            try_again => may_pass && !is_form, send_again => may_pass && is_form,
+        },
+    )
 }
 
-/// The page for somebody whose form was sent by another site's page.
-pub(super) fn cross_site(language: Language) -> String {
-    explain(language, StatusCode::FORBIDDEN, words::cross_site(language), None, "")
+/// The page for a person whose form came without a login: nothing was done with it, and the browser still has it.
+/// `login_url`: opened in another tab.
+#[must_use]
+pub fn form_without_login(language: Language, login_url: &str, request_id: &str) -> String {
+    let (heading, explanation) = words::form_without_login(language);
+    render(
+        "error.html",
+        context! {
+            lang => language.tag(), words => word_values(language), status => 401, request_id, heading, explanation,
+            sign_in => login_url,
+        },
+    )
 }
 
-fn explain(
-    language: Language,
-    status: StatusCode,
-    (heading, explanation): (&str, &str),
-    other_login: Option<String>,
-    request_id: &str,
-) -> String {
-    let (lang, words, status) = (language.tag(), word_values(language), status.as_u16());
-    render("error.html", context! { lang, words, status, heading, explanation, other_login, request_id })
+/// A path with `rd` behind it, where there is one.
+fn with_rd(path: &str, rd: &str) -> String {
+    if rd.is_empty() {
+        return path.to_owned();
+    }
+    format!("{path}?{}", form_urlencoded::Serializer::new(String::new()).append_pair("rd", rd).finish())
+}
+
+/// The page for somebody whose form was sent by another site's page. `met`: the evidence, for whoever has to mend it.
+pub(super) fn cross_site(language: Language, met: &str) -> String {
+    let (heading, explanation) = words::cross_site(language);
+    let (lang, words) = (language.tag(), word_values(language));
+    render("error.html", context! { lang, words, status => 403, heading, explanation, detail => met })
 }
 
 fn render(name: &str, values: minijinja::Value) -> String {

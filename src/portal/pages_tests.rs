@@ -56,17 +56,37 @@ fn all_pages() -> Vec<(String, String)> {
         let tag = language.tag();
         let here = place(language);
         let mut add = |name: &str, html: String| pages.push((format!("{name}_{tag}"), html));
-        add("login", login(here, "Sign in", "/a?b=1&c=\"", None));
-        add("login_wrong", login(here, "Sign in", "/", Some(Message::WrongLogin)));
+        add("login", login(here, &LoginView { title: "Sign in", rd: "/a?b=1&c=\"", ..LoginView::default() }));
+        let wrong = LoginView {
+            title: "Sign in",
+            help: "Ask <ops>.",
+            rd: "/",
+            username: "kim\"",
+            problem: Some(Message::WrongLogin),
+        };
+        add("login_wrong", login(here, &wrong));
         add("signed_in", signed_in(here, "kim", "/"));
         add("logout", logout(here, Some("kim"), "/"));
-        add("logout_nobody", logout(here, None, "/"));
+        add("logout_nobody", logout(here, None, ""));
+        add("signed_out", signed_out(here, "/a?b"));
+        add("form_without_login", form_without_login(language, "/_auth/login", "0199-abc"));
         add("account", account_page(language, Some(Message::PasswordChanged), None, ""));
         add("account_problem", account_page(language, None, Some(Message::NewPasswordRefused), "It is too short."));
-        add("cross_site", cross_site(language));
+        add("cross_site", cross_site(language, "Origin null, Sec-Fetch-Site absent, this host http://app.test"));
         for status in [400, 403, 404, 429, 502, 503, 504] {
             let status = StatusCode::from_u16(status).unwrap();
-            add(&format!("error_{}", status.as_u16()), error_page(language, status, "/_auth", "0199-abc"));
+            let help = "Ask <ops>.";
+            let failed = Failed {
+                language,
+                status,
+                prefix: "/_auth",
+                is_form: false,
+                back: "/a?b",
+                help,
+                request_id: "0199-abc",
+            };
+            add(&format!("error_{}", status.as_u16()), error_page(&failed));
+            add(&format!("error_{}_form", status.as_u16()), error_page(&Failed { is_form: true, back: "", ..failed }));
         }
     }
     pages
@@ -94,10 +114,16 @@ fn every_page_is_fit_for_our_content_security_policy() {
         assert_eq!(html.matches("<style").count(), 1, "{name}");
         assert!(html.contains("prefers-color-scheme: dark"), "{name}");
         for forbidden in
-            ["<script", "style=", "onclick", "onload", "javascript:", "src=", "<link", "@import", "url(", "https://"]
+            ["<script", "style=", "onclick", "onload", "javascript:", "src=", "@import", "url(", "https://"]
         {
             assert!(!html.contains(forbidden), "{name}: {forbidden}");
         }
+        // Nothing is linked but the icon, which is written into the page.
+        assert_eq!(
+            (html.matches("<link").count(), html.matches("<link rel=icon href=data:").count()),
+            (1, 1),
+            "{name}"
+        );
         // Every input that a person fills in has its label.
         for (place, _) in html.match_indices("<input id=\"") {
             let id = html[place + 11..].split('"').next().unwrap();
@@ -119,8 +145,9 @@ fn the_style_is_the_same_on_every_page() {
 
 #[test]
 fn the_operators_title_is_kept_and_the_default_is_translated() {
-    assert!(login(place(Language::Korean), "Sign in", "/", None).contains("<h1>로그인</h1>"));
-    assert!(login(place(Language::Korean), "Acme <Corp>", "/", None).contains("<h1>Acme &lt;Corp&gt;</h1>"));
+    let titled = |title| login(place(Language::Korean), &LoginView { title, ..LoginView::default() });
+    assert!(titled("Sign in").contains("<h1>로그인</h1>"));
+    assert!(titled("Acme <Corp>").contains("<h1>Acme &lt;Corp&gt;</h1>"));
 }
 
 #[test]
@@ -168,8 +195,10 @@ fn write_the_pages() {
 proptest! {
     #[test]
     fn no_value_breaks_out_of_a_page(text in "[<>\"'&a-z/ {}%=\u{1}-\u{1f}]{0,40}") {
-        let plain = login(place(Language::English), "t", "/", None);
-        let html = login(Place { language: Language::English, prefix: "/_auth", host: &text }, &text, &text, None);
+        let view = |text| LoginView { title: text, help: text, rd: text, username: text, problem: None };
+        let plain = login(place(Language::English), &view("t"));
+        prop_assume!(!text.is_empty());
+        let html = login(Place { language: Language::English, prefix: "/_auth", host: &text }, &view(&text));
         for sign in ["<form", "<input", "<script", "<h1", "<p", "<svg"] {
             prop_assert_eq!(html.matches(sign).count(), plain.matches(sign).count(), "{}", sign);
         }

@@ -32,6 +32,14 @@ pub(super) struct Words {
     pub(super) unknown_program: &'static str,
     pub(super) other_login: &'static str,
     pub(super) request: &'static str,
+    pub(super) try_again: &'static str,
+    pub(super) sign_in_elsewhere: &'static str,
+    pub(super) sign_in_in_new_tab: &'static str,
+    pub(super) reload_here: &'static str,
+    pub(super) reload_to_send: &'static str,
+    pub(super) signed_out: &'static str,
+    pub(super) sign_in_again: &'static str,
+    pub(super) back_to_application: &'static str,
 }
 
 static ENGLISH: Words = Words {
@@ -60,6 +68,14 @@ static ENGLISH: Words = Words {
     unknown_program: "Unknown program",
     other_login: "Sign in as somebody else",
     request: "Request",
+    try_again: "Try again",
+    sign_in_elsewhere: "Sign in in another tab, and leave this one open.",
+    sign_in_in_new_tab: "Sign in (new tab)",
+    reload_here: "Come back and reload this page. If your browser asks, let it send the form again: it sends what you typed.",
+    reload_to_send: "To try again, reload this page: your browser then sends what you typed once more.",
+    signed_out: "You are signed out",
+    sign_in_again: "Sign in again",
+    back_to_application: "Back to the application",
 };
 
 static KOREAN: Words = Words {
@@ -88,6 +104,14 @@ static KOREAN: Words = Words {
     unknown_program: "알 수 없는 프로그램",
     other_login: "다른 사용자로 로그인",
     request: "요청 번호",
+    try_again: "다시 시도",
+    sign_in_elsewhere: "이 탭은 열어 둔 채 다른 탭에서 로그인하세요.",
+    sign_in_in_new_tab: "로그인 (새 탭)",
+    reload_here: "이 탭으로 돌아와 페이지를 새로 고치세요. 양식을 다시 보낼지 브라우저가 물으면 보내기를 선택하세요. 입력한 내용이 그대로 전송됩니다.",
+    reload_to_send: "다시 시도하려면 이 페이지를 새로 고치세요. 입력한 내용을 브라우저가 다시 보냅니다.",
+    signed_out: "로그아웃되었습니다",
+    sign_in_again: "다시 로그인",
+    back_to_application: "애플리케이션으로 돌아가기",
 };
 
 /// What went wrong with something that a person sent, or what went well.
@@ -213,6 +237,21 @@ pub(super) fn fault(language: Language, status: StatusCode) -> (&'static str, &'
         ),
     };
     choose(language, english, korean)
+}
+
+/// The heading and the explanation for a form that came without a login.
+pub(super) fn form_without_login(language: Language) -> (&'static str, &'static str) {
+    choose(
+        language,
+        (
+            "You are not signed in any more",
+            "Nothing was sent on and nothing was saved, but nothing is lost: your browser still has what you typed.",
+        ),
+        (
+            "로그인이 만료되었습니다",
+            "아무것도 전송되거나 저장되지 않았습니다. 입력한 내용은 브라우저에 그대로 남아 있습니다.",
+        ),
+    )
 }
 
 /// The heading and the explanation where a form was sent by another site's page.

@@ -77,6 +77,7 @@ fn config(routes: Vec<Rule>) -> Config {
             min_password_length: 8,
             redirect_hosts: Vec::new(),
             title: "Sign in".into(),
+            help: String::new(),
         },
         portal_prefix: String::new(),
         identity: config::Identity { headers: Vec::new(), configured: Vec::new() },

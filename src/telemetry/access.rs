@@ -36,6 +36,8 @@ pub struct Entry {
     pub decision: &'static str,
     /// A stable reason code.
     pub reason: &'static str,
+    /// More of it, where there is more. May hold what a client sent.
+    pub detail: Option<Box<str>>,
     pub status: u16,
     /// Bytes of the answer's body.
     pub bytes: u64,
@@ -57,6 +59,7 @@ impl Entry {
             user: None,
             decision: "",
             reason: "",
+            detail: None,
             status: 0,
             bytes: 0,
             duration: Duration::ZERO,
@@ -213,8 +216,13 @@ impl AccessLog {
         lines.extend_from_slice(entry.decision.as_bytes());
         lines.extend_from_slice(b"\",\"reason\":\"");
         lines.extend_from_slice(entry.reason.as_bytes());
+        lines.push(b'"');
+        if let Some(detail) = &entry.detail {
+            lines.extend_from_slice(b",\"detail\":");
+            json_string(lines, detail);
+        }
         let mut digits = itoa::Buffer::new();
-        lines.extend_from_slice(b"\",\"status\":");
+        lines.extend_from_slice(b",\"status\":");
         lines.extend_from_slice(digits.format(entry.status).as_bytes());
         lines.extend_from_slice(b",\"bytes\":");
         lines.extend_from_slice(digits.format(entry.bytes).as_bytes());
@@ -233,7 +241,7 @@ impl AccessLog {
         self.with_time(|time| {
             let _ = writeln!(
                 lines,
-                "{time} {client} {} {} {} {} {} route={} user={} {} {} {:.3}ms",
+                "{time} {client} {} {} {} {} {} route={} user={} {} {} {:.3}ms{}",
                 entry.id(),
                 entry.method,
                 entry.host().escape_default(),
@@ -244,6 +252,7 @@ impl AccessLog {
                 entry.decision,
                 entry.reason,
                 entry.duration.as_secs_f64() * 1e3,
+                entry.detail.as_ref().map(|detail| format!(" detail={}", detail.escape_default())).unwrap_or_default(),
             );
         });
     }

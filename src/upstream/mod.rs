@@ -69,6 +69,8 @@ pub struct Outgoing<'a> {
     pub body_timeout: Duration,
     /// How the client spelled its headers' names.
     pub spelling: &'a Spelling,
+    /// Set once forwarding headers have been left out because their sender is not believed.
+    pub disbelieved: Cell<bool>,
 }
 
 /// Why a backend gave no answer.

@@ -119,6 +119,7 @@ async fn answer(
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout,
+        disbelieved: std::cell::Cell::new(false),
         spelling: &Spelling::default(),
     };
     let own = |status: StatusCode, text: String| {

@@ -199,7 +199,6 @@ fn foreign_evidence(host: &str) -> Vec<Vec<(&'static str, String)>> {
         format!("http://{host} http://evil.example"),
         format!("//{host}"),
         host.to_owned(),
-        format!("https://{host}"),
         format!("ftp://{host}"),
         format!("http:{host}"),
         format!("http://{host}0"),
@@ -218,8 +217,6 @@ fn foreign_evidence(host: &str) -> Vec<Vec<(&'static str, String)>> {
         // The better evidence does not help against the worse.
         evidence.push(vec![("Sec-Fetch-Site", site.to_owned()), ("Origin", format!("http://{host}"))]);
     }
-    evidence
-        .push(vec![("Sec-Fetch-Site", String::from("same-origin")), ("Origin", String::from("https://evil.example"))]);
     evidence.push(vec![("Origin", format!("http://{host}")), ("Origin", String::from("https://evil.example"))]);
     evidence
         .push(vec![("Sec-Fetch-Site", String::from("same-origin")), ("Sec-Fetch-Site", String::from("cross-site"))]);
@@ -672,10 +669,13 @@ fn no_text_becomes_structure_on_any_page() {
         }
     }
 
-    // A refused login shows nothing of what was typed.
+    // A refused login shows nothing of what was typed but the name, as text in its field.
     let refused = |name: &str| {
         let form = [("username", name), ("password", WRONG), ("rd", "/x")];
-        guarded(&gateway.send(&Request::post("/login").form(&form)).expect(401))
+        let html = guarded(&gateway.send(&Request::post("/login").form(&form)).expect(401));
+        let field = format!("name=\"username\" type=\"text\" value=\"{}\"", escaped(name));
+        assert_eq!(html.matches(&field).count(), 1, "{name} is not shown as it is: {html}");
+        html.replace(&field, "")
     };
     let expected = refused("harmless");
     for payload in PAYLOADS {
@@ -898,7 +898,7 @@ fn no_redirect_leads_to_another_host_however_it_is_spelt() {
         "rd=%2Fa&r%64=%2Fb",
         "rd=%ff",
         "rd=/%ff%fe",
-        &format!("rd=/{}", "a".repeat(8000)),
+        &format!("rd=/{}", "a".repeat(17_000)),
         "RD=%2Fa",
         "rd[]=%2Fa",
     ] {

@@ -167,16 +167,31 @@ fn a_login_sent_from_another_site_is_refused() {
         &[("Origin", "null")],
         &[("Sec-Fetch-Site", "cross-site")],
         &[("Sec-Fetch-Site", "same-site")],
-        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-origin")],
+        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-site")],
     ] {
         let answer = login(fields);
         assert_eq!(answer.status, 403, "{fields:?}");
         assert!(answer.token().is_none());
     }
     let same = format!("http://{host}");
-    for fields in [&[][..], &[("Origin", same.as_str())], &[("Sec-Fetch-Site", "same-origin")]] {
+    for fields in [
+        &[][..],
+        &[("Origin", same.as_str())],
+        &[("Sec-Fetch-Site", "same-origin")],
+        // What a proxy that changes `Host` leaves of a page of our own.
+        &[("Origin", "https://public.example:8443"), ("Sec-Fetch-Site", "same-origin")],
+    ] {
         assert_eq!(login(fields).status, 200, "{fields:?}");
     }
+    // The refusal says what met what, in the answer and in the log.
+    let answer = login(&[("Origin", "https://evil.example")]).expect(403);
+    let met = format!("Origin https://evil.example, Sec-Fetch-Site absent, this host http://{host}");
+    assert!(answer.json()["detail"].as_str().unwrap().ends_with(&met), "{}", answer.text());
+    let line = crate::support::wait::until_some("the refusal in the log", || {
+        let lines = gateway.log_lines("access").into_iter();
+        lines.filter(|line| line["reason"] == "cross_site").find(|line| line["detail"] == met.as_str())
+    });
+    assert_eq!((&line["decision"], &line["status"]), (&json!("deny"), &json!(403)));
 }
 
 #[test]

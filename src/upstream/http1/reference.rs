@@ -11,10 +11,11 @@ use proptest::prelude::*;
 
 use super::request::{Framing, Head};
 use crate::config::{Access, IdentityHeader, TemplatePart};
-use crate::message::admit::{Admitted, Edge, Host, Scheme, admit};
+use crate::message::admit::{Admitted, Edge, Scheme, admit};
 use crate::message::cookies;
 use crate::message::identity::{self, Guarded};
 use crate::message::spelling::Spelling;
+use crate::message::vouched;
 use crate::policy::{Caller, Pass, Policy, Principal, Unidentified, decide};
 use crate::upstream::{Outgoing, trailers};
 
@@ -41,7 +42,8 @@ fn edited(
             headers.remove(header::AUTHORIZATION);
         }
     }
-    forwarded(&mut headers, outgoing.admitted, outgoing.peer, outgoing.request_id);
+    let had_for = parts.headers.contains_key("x-forwarded-for");
+    forwarded(&mut headers, outgoing.admitted, outgoing.peer, outgoing.request_id, had_for);
     if let Some(person) = outgoing.pass.person() {
         identity::set(&mut headers, ours, person);
     }
@@ -111,19 +113,47 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn forwarded(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>, request_id: &HeaderValue) {
+fn forwarded(
+    headers: &mut HeaderMap,
+    admitted: &Admitted,
+    peer: Option<IpAddr>,
+    request_id: &HeaderValue,
+    had_for: bool,
+) {
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
     let text = |value: String| HeaderValue::try_from(value).unwrap();
+    let public = admitted.vouched_authority.as_ref().unwrap_or(&admitted.authority);
     if admitted.peer_trusted {
+        if !admitted.forwarded_agrees {
+            headers.remove(header::FORWARDED);
+        }
+        if headers.contains_key(header::FORWARDED) && !had_for {
+            let nodes = vouched::nodes(headers);
+            if !nodes.is_empty() {
+                headers.insert("x-forwarded-for", HeaderValue::from_bytes(&nodes[..nodes.len() - 2]).unwrap());
+            }
+        }
         extend(headers, "x-forwarded-for", &peer.to_string());
         if headers.contains_key(header::FORWARDED) {
             let node = if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
             extend(headers, "forwarded", &node);
         }
-        let hosts: Vec<_> = headers.get_all("x-forwarded-host").iter().collect();
-        let valid = matches!(&*hosts, [host] if host.to_str().is_ok_and(|host| Host::parse(host).is_some()));
-        if !valid {
-            headers.insert("x-forwarded-host", admitted.authority.clone());
+        let scheme = admitted.scheme.as_str();
+        let port = public.to_str().unwrap().rsplit_once(':').map(|(_, port)| port.to_owned());
+        let port = port.filter(|port| port.parse::<u16>().is_ok());
+        let port = port.unwrap_or_else(|| String::from(if scheme == "https" { "443" } else { "80" }));
+        let switch = if scheme == "https" { "on" } else { "off" };
+        for (name, value) in [
+            ("x-forwarded-port", port.as_str()),
+            ("x-forwarded-scheme", scheme),
+            ("x-scheme", scheme),
+            ("x-url-scheme", scheme),
+            ("x-forwarded-ssl", switch),
+            ("front-end-https", switch),
+        ] {
+            if headers.contains_key(name) {
+                headers.insert(name, text(value.to_owned()));
+            }
         }
     } else {
         headers.remove(header::FORWARDED);
@@ -132,9 +162,12 @@ fn forwarded(headers: &mut HeaderMap, admitted: &Admitted, peer: Option<IpAddr>,
         for name in found {
             headers.remove(name);
         }
+        for name in ["x-scheme", "x-url-scheme", "front-end-https"] {
+            headers.remove(name);
+        }
         headers.insert("x-forwarded-for", text(peer.to_string()));
-        headers.insert("x-forwarded-host", admitted.authority.clone());
     }
+    headers.insert("x-forwarded-host", public.clone());
     headers.insert("x-forwarded-proto", HeaderValue::from_static(admitted.scheme.as_str()));
     headers.insert("x-real-ip", text(admitted.client.to_string()));
     headers.insert("x-request-id", request_id.clone());
@@ -250,6 +283,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         cookie_name: "access_token",
         own_bearer: setting.own_bearer,
         body_timeout: Duration::ZERO,
+        disbelieved: std::cell::Cell::new(false),
         spelling: &Spelling::new(raw),
     };
     let announced = trailers::announced(&parts.headers, |name| guarded.covers(name));
@@ -406,6 +440,7 @@ fn the_bytes_of_an_ordinary_request() {
         cookie_name: "access_token",
         own_bearer: false,
         body_timeout: Duration::ZERO,
+        disbelieved: std::cell::Cell::new(false),
         spelling: &Spelling::new(raw),
     };
     let head = Head {

@@ -87,6 +87,9 @@ impl Head<'_> {
                 }
             }
         }
+        if way.disbelieved() {
+            outgoing.disbelieved.set(true);
+        }
         way.each(came, goes_on, |name, pieces| {
             into.extend_from_slice(name.as_bytes());
             into.extend_from_slice(b": ");
