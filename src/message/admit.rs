@@ -142,6 +142,7 @@ fn parse_port(port: &str) -> Option<Option<u16>> {
 
 /// A request that may go on to the router.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each named")]
 pub struct Admitted {
     /// For routing.
     pub host: Host,
