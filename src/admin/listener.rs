@@ -36,6 +36,25 @@ pub trait Report {
     fn metrics(&self) -> String;
 }
 
+/// Asks a listener of another process. Returns the status and the body. Blocking, for a few seconds at most; for the
+/// command line.
+pub fn ask(address: SocketAddr, target: &str) -> io::Result<(u16, String)> {
+    use std::io::{Read as _, Write as _};
+    const LIMIT: Duration = Duration::from_secs(3);
+    const LONGEST: u64 = 64 * 1024;
+    let mut stream = std::net::TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers speaks no HTTP"))?;
+    Ok((status, body.to_owned()))
+}
+
 /// Opens the port. Not shared: a second server must notice.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;

@@ -12,13 +12,14 @@ use tokio::task::JoinHandle;
 use super::centre::Centre;
 use super::reload::Reloader;
 use super::succession::{self, Own};
-use super::{Owners, PATIENCE, Purpose, Rooms, StartError, open_store, system, telemetry};
+use super::{Owners, PATIENCE, Purpose, Rooms, StartError, may_make_first_key, open_store, system, telemetry};
 use crate::admin::listener::{Reason, Report};
 use crate::admin::operations::{InForce, Operations};
+use crate::auth::keys;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{self, Feed};
-use crate::gate::{Live, Shared};
+use crate::gate::{Live, LiveError, Shared};
 use crate::portal::Portal;
 use crate::server::{Inheritance, ListenError, Listeners, Workers};
 use crate::store::Store;
@@ -79,6 +80,10 @@ async fn serve_behind(
     ready: impl FnOnce(&[std::net::SocketAddr]),
 ) -> Result<Stopped, StartError> {
     let Start { config, clock, telemetry, mut inheritance } = start;
+    if may_make_first_key(config) {
+        let key = keys::generate(&config.data_dir, config.token.algorithm, &clock).map_err(LiveError::from)?;
+        tracing::info!(kid = key.kid, file = key.origin, "no key is named and none was there: made the first one");
+    }
     // Whoever changes the keys from here on finds somebody to tell.
     let live = Live::new(config.clone(), &clock, &telemetry.metrics)?;
     let listeners = open_listeners(config, inheritance.as_mut()).await?;

@@ -6,6 +6,7 @@
 mod centre;
 mod control;
 mod copy;
+mod inspect;
 mod reload;
 mod succession;
 
@@ -20,7 +21,7 @@ use crate::accounts::hashing::HashPool;
 use crate::admin::command::{Command, Outcome};
 use crate::admin::operations::{InForce, Operations, Reload};
 use crate::auth::freshness::Freshness;
-use crate::auth::keys::{KeyError, KeyRing};
+use crate::auth::keys::{self, KeyError, KeyRing};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::clock::Clock;
@@ -38,6 +39,7 @@ use crate::telemetry::{LevelError, Telemetry};
 use self::centre::Centre;
 pub use self::control::{Stopped, serve};
 pub use self::copy::{CopyError, Source, Stage, accepts_tokens, copy, is_same_store, is_there};
+pub use self::inspect::{Objection, objections, unreachable, whose};
 
 /// Why a gateway did not start. Each names what to do.
 #[derive(Debug, thiserror::Error)]
@@ -233,6 +235,14 @@ async fn open_store(
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
     make_data_folder(&config.data_dir)
         .map_err(|source| StartError::DataDir { folder: config.data_dir.display().to_string(), source })
+}
+
+/// Whether a server makes its first key by itself. Replicas on one database need a key that they share, and a
+/// verify-only gateway has none.
+fn may_make_first_key(config: &Config) -> bool {
+    matches!(config.store.kind, StoreKind::Sled)
+        && config.central.is_none()
+        && keys::is_first(&config.token, &config.data_dir).unwrap_or(false)
 }
 
 /// The data folder, as private as it can be made.

@@ -92,6 +92,11 @@ pub fn generate(data_dir: &Path, algorithm: Algorithm, clock: &Clock) -> Result<
     info(&key.material, KeyRole::Current, Some(key.created), None)
 }
 
+/// Whether there is no key at all: none in the configuration, and none in `data_dir/keys`.
+pub fn is_first(token: &config::Token, data_dir: &Path) -> Result<bool, KeyError> {
+    Ok(token.signing_key.is_none() && read_all(data_dir)?.is_empty())
+}
+
 /// Replaces the key that signs by a new one; the old one stays accepted until the last of its tokens has ended.
 /// A key from the environment can't be replaced from here, which the error explains.
 pub fn rotate(token: &config::Token, data_dir: &Path, clock: &Clock) -> Result<KeyInfo, KeyError> {

@@ -25,7 +25,7 @@ use super::token::{Claims, Rules, TokenError, Unverified};
 use crate::config::{self, Algorithm, KeyMaterial};
 
 pub use super::jwks::from_jwks;
-pub use super::key_files::{generate, list, rotate};
+pub use super::key_files::{generate, is_first, list, rotate};
 
 /// Shorter HS256 secrets can be guessed from one token (RFC 7518 section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;

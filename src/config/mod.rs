@@ -7,6 +7,7 @@ mod check;
 mod database;
 pub mod diff;
 mod identity;
+mod locate;
 mod protect;
 mod reader;
 mod routes;
@@ -26,6 +27,7 @@ pub use self::check::load;
 #[cfg(any(test, fuzzing, feature = "measure"))]
 pub use self::check::parse;
 pub use self::database::{Database, DatabaseTls};
+pub use self::locate::problem_at;
 pub use self::protect::protect_toml;
 #[cfg(any(test, fuzzing))]
 pub use self::reader::Problem;
@@ -344,8 +346,8 @@ pub struct PolicyTest {
     pub user: Option<String>,
     pub groups: Vec<String>,
     pub expect: Expectation,
-    /// Where it stands in the file, from 1.
-    pub line: usize,
+    /// Where it stands, as `FILE:LINE:COLUMN`.
+    pub place: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,6 +64,12 @@ impl<'t> Report<'t> {
         self.position(place).0
     }
 
+    /// `FILE:LINE:COLUMN` of a place.
+    pub(super) fn shown(&self, place: &Place) -> String {
+        let (line, column) = self.position(place);
+        format!("{}:{line}:{column}", self.file.display())
+    }
+
     fn at(&self, place: &Place, key: &str, message: String) -> Problem {
         let (line, column) = self.position(place);
         Problem { file: self.file.to_owned(), line, column, key: key.to_owned(), message }

@@ -326,7 +326,7 @@ pub(super) fn tests(root: &Section<'_>) -> Vec<PolicyTest> {
 }
 
 fn test(section: Section<'_>) -> Option<PolicyTest> {
-    let line = section.report().line(&section.place);
+    let place = section.report().shown(&section.place_of("request"));
     let request = section.text("request");
     let user = section.text("user").and_then(|text| username(&section, "user", &text));
     let groups: Vec<String> = section.texts("groups").into_iter().map(|text| text.text).collect();
@@ -371,5 +371,5 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
     };
     section.close();
     let (method, url) = parsed?;
-    Some(PolicyTest { method, url, user, groups, expect: expect?, line })
+    Some(PolicyTest { method, url, user, groups, expect: expect?, place })
 }

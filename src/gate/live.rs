@@ -64,6 +64,14 @@ impl Live {
         Ok(live)
     }
 
+    /// Makes the upstreams' part alone, to see whether it can be made.
+    pub fn try_upstreams(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<(), LiveError> {
+        let router = Router::new(config);
+        let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
+        let made = Upstreams::new(router.upstreams(), &config.upstreams, health, clock.clone());
+        made.map(drop).map_err(LiveError::Upstreams)
+    }
+
     /// The same with other keys: those of a verify-only gateway's centre.
     #[must_use]
     pub fn with_ring(self, ring: KeyRing) -> Self {

@@ -140,7 +140,7 @@ pub fn run_tests(config: &Config) -> Vec<String> {
             email: String::new(),
             display_name: String::new(),
         });
-        let request = format!("{} {} as {who}", test.method, test.url);
+        let request = format!("{}: test: {} {} as {who}", test.place, test.method, test.url);
         match outcome(&router, &test.method, &test.url, person.as_ref()) {
             Ok(came) if came.decision == test.expect => {}
             Ok(came) => {

@@ -230,7 +230,7 @@ fn policy_tests_tell_what_came() {
         user: user.map(str::to_owned),
         groups: vec!["staff".into()],
         expect,
-        line: 1,
+        place: String::from("x.toml:1:1"),
     };
     config.tests = vec![
         test("https://h/public", None, Expectation::Allow),
@@ -242,7 +242,10 @@ fn policy_tests_tell_what_came() {
     config.tests =
         vec![test("https://h/admin?x", Some("kim"), Expectation::Allow), test("h/admin", None, Expectation::Deny)];
     let failures = run_tests(&config);
-    assert_eq!(failures[0], "GET https://h/admin?x as kim: expected allow, but it is deny (not_on_list, route admin)");
+    assert_eq!(
+        failures[0],
+        "x.toml:1:1: test: GET https://h/admin?x as kim: expected allow, but it is deny (not_on_list, route admin)"
+    );
     assert!(failures[1].contains("https://HOST/PATH"));
     let router = Router::new(&config);
     let told = explain(&config, &router, &Method::GET, "https://h/admin").unwrap();

@@ -155,6 +155,35 @@ impl Listeners {
         Ok(copies)
     }
 
+    /// Finds out whether a place could be opened, and leaves it as it is: what listens there notices nothing.
+    pub fn probe(place: &Listen) -> Result<(), ListenError> {
+        let name = name_of(place);
+        match place {
+            Listen::Tcp(address) => match bind(*address, false) {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse { place: name }),
+                Err(source) => Err(ListenError::Failed { place: name, source }),
+            },
+            Listen::Unix(path) => match fs::symlink_metadata(path) {
+                Ok(there) if !there.file_type().is_socket() => {
+                    let source = io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there");
+                    Err(ListenError::Failed { place: name, source })
+                }
+                Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                    Err(ListenError::InUse { place: name })
+                }
+                _ => {
+                    let folder = path.parent().unwrap_or(Path::new("/"));
+                    let may = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+                    let source = rustix::fs::access(folder, may).map_err(io::Error::from);
+                    source.map_err(|source| ListenError::Failed { place: name, source })
+                }
+            },
+            // Only the service manager's start can tell.
+            Listen::Descriptor(_) => Ok(()),
+        }
+    }
+
     fn open_tcp(&mut self, address: SocketAddr) -> Result<(), ListenError> {
         let failed = |source: io::Error| {
             if source.kind() == io::ErrorKind::AddrInUse {

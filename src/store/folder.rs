@@ -131,6 +131,18 @@ impl Folder {
         probed.and(removed)
     }
 
+    /// What can be seen of a store without opening it, and without its lock: whether it is one, and of this version.
+    pub(super) fn glance(data_dir: &Path) -> Result<(), StoreError> {
+        // No lock is held: this only looks.
+        let nothing =
+            File::open("/dev/null").map_err(|error| StoreError::caused("/dev/null can't be opened", error))?;
+        let folder = Self { data_dir: data_dir.to_path_buf(), store: data_dir.join("store"), _lock: nothing };
+        match folder.look()? {
+            None => folder.no_dump("the store is gone, but there is a dump of it"),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// What can be seen without the database: `None` where there is no store.
     fn look(&self) -> Result<Option<Mark>, StoreError> {
         let names = match fs::read_dir(&self.store) {

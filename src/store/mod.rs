@@ -35,6 +35,12 @@ pub use nothing::Nothing;
 pub use postgres::{Postgres, PostgresOptions};
 pub use record::{Account, AccountId, LogEntry, Revocation, Session, SessionId, Username};
 
+/// What can be seen of the embedded store in `data_dir` without opening it: whether it is one, and of this version. That
+/// there is none is no error. A server may run on it.
+pub fn look(data_dir: &std::path::Path) -> Result<(), StoreError> {
+    folder::Folder::glance(data_dir)
+}
+
 /// What a call to a store returns. It can be awaited on any runtime.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 

@@ -30,6 +30,7 @@ mod browser;
 mod build;
 mod central;
 mod check;
+mod check_config;
 mod command_line;
 mod cookies;
 mod copies;
