@@ -37,18 +37,17 @@ pub fn objections(config: &Config) -> Vec<Objection> {
     let mut object = |key, index, message: String| found.push(Objection { key, index, message });
     let runs = is_served(config);
     if config.central.is_none() {
-        match folder_problem(&config.data_dir) {
-            Some(problem) => object("data_dir", None, problem),
-            None => {
-                if let Some(problem) = key_problem(config, &clock) {
-                    object("token", None, problem);
-                }
-                if !runs && matches!(config.store.kind, StoreKind::Sled) {
-                    match store::look(&config.data_dir) {
-                        Err(error) => object("data_dir", None, chain(&error)),
-                        Ok(()) => {}
-                    }
-                }
+        if let Some(problem) = folder_problem(&config.data_dir) {
+            object("data_dir", None, problem);
+        } else {
+            if let Some(problem) = key_problem(config, &clock) {
+                object("token", None, problem);
+            }
+            if !runs
+                && matches!(config.store.kind, StoreKind::Sled)
+                && let Err(error) = store::look(&config.data_dir)
+            {
+                object("data_dir", None, chain(&error));
             }
         }
     } else if let Err(error) = Centre::of(config) {
