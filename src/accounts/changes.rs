@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::sign_in::{Attempt, Tried};
+use super::hashing::OPERATOR;
+use super::sign_in::{Attempt, Shown, Tried};
 use super::throttle::Bucket;
 use super::{AccountError, Accounts, NewAccount, import, password, profile, rules};
 use crate::config;
@@ -51,7 +52,7 @@ impl Accounts {
         let attempt = Attempt {
             arrived,
             bucket: Bucket::of(client, Some(&account.username), account.username.as_str()),
-            username: account.username.to_string(),
+            name: Shown { is_an_accounts: true, ..self.shown(Some(&account.username), "") },
             detail: "the current password, to change it",
             client,
             account: None,
@@ -242,7 +243,7 @@ impl Accounts {
     ) -> Result<Secret<String>, AccountError> {
         rules::check_new_password(login, username.as_str(), password.expose()).map_err(AccountError::Invalid)?;
         let cost = login.bcrypt_cost;
-        let hashed = self.hashers.run(move || password::hash(password.expose(), cost).map(Secret::new)).await;
+        let hashed = self.hashers.run(OPERATOR, move || password::hash(password.expose(), cost).map(Secret::new)).await;
         hashed.map_err(|_| AccountError::Busy)?.ok_or_else(not_hashed)
     }
 

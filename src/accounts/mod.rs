@@ -94,6 +94,8 @@ pub struct Accounts {
     hashers: hashing::HashPool,
     throttle: Arc<throttle::Throttle>,
     turns: Arc<refusal::Turns>,
+    /// What names that no account has are hashed with before they are logged. New with each process.
+    mask: Arc<[u8; 32]>,
     audit: Audit,
     #[cfg(test)]
     more_work: Option<MoreWork>,
@@ -108,12 +110,16 @@ impl Accounts {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashers: hashing::HashPool, audit: Audit) -> Self {
         let throttle = Arc::new(throttle::Throttle::new(clock.clone(), store.wrong_tries()));
+        let mut mask = [0; 32];
+        // Without random numbers nobody gets a session either, so there is nothing to refuse here.
+        let _ = getrandom::fill(&mut mask);
         Self {
             store,
             clock,
             hashers,
             throttle,
             turns: Arc::default(),
+            mask: Arc::new(mask),
             audit,
             #[cfg(test)]
             more_work: None,

@@ -65,6 +65,7 @@ mod tests {
         let login = config::Login {
             bcrypt_cost: 4,
             max_attempts: 5,
+            max_attempts_per_network: 50,
             window: std::time::Duration::from_mins(5),
             min_password_length: 8,
             redirect_hosts: Vec::new(),

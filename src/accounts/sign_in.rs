@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
+
 use super::hashing::HashError;
 use super::refusal::{Turns, leaves_at};
-use super::throttle::{Bucket, Limit, Throttle};
+use super::throttle::{Bucket, Limit, Throttle, network};
 use super::{Accounts, SignIn, password};
 use crate::clock::Clock;
 use crate::config;
@@ -14,22 +16,27 @@ use crate::secret::Secret;
 use crate::store::{Account, StoreError, Username, Write};
 use crate::telemetry::audit::{Audit, Event};
 
-/// As much of a name that is none as goes into the audit log.
-const SHOWN_CHARS: usize = 64;
-
 /// One password to try, and whose.
 pub(super) struct Attempt {
     /// Before anything was done that could depend on the account.
     pub(super) arrived: Instant,
     pub(super) bucket: Bucket,
-    /// For the audit log.
-    pub(super) username: String,
+    pub(super) name: Shown,
     /// For the audit log: what the password was for.
     pub(super) detail: &'static str,
     pub(super) client: IpAddr,
     /// `None`: there is no such account.
     pub(super) account: Option<Box<Account>>,
     pub(super) password: Secret<String>,
+}
+
+/// A name on its way into the audit log. What is no account's name may be a password that was typed into the wrong field.
+pub(super) struct Shown {
+    /// As it is shown where an account has it.
+    pub(super) plain: String,
+    /// As it is shown otherwise; no name can look like it, for the blank in it.
+    pub(super) masked: String,
+    pub(super) is_an_accounts: bool,
 }
 
 /// What came of an [`Attempt`].
@@ -50,6 +57,7 @@ struct Judge {
     turns: Arc<Turns>,
     audit: Audit,
     limit: Limit,
+    network_limit: Limit,
     cost: u32,
     #[cfg(test)]
     more_work: Option<super::MoreWork>,
@@ -61,10 +69,10 @@ impl Accounts {
     /// Dropping the future doesn't take a wrong try back: what a hashing thread has begun is counted.
     pub async fn sign_in(&self, login: &config::Login, name: &str, password: Secret<String>, client: IpAddr) -> SignIn {
         let arrived = self.clock.instant();
-        let username = Username::canonical(name).ok();
+        let username = Username::typed(name).ok();
         let bucket = Bucket::of(client, username.as_ref(), name);
-        let shown = username.as_ref().map_or_else(|| presentable(name), ToString::to_string);
-        let attempt = Attempt { arrived, bucket, username: shown, detail: "", client, account: None, password };
+        let name = self.shown(username.as_ref(), name);
+        let attempt = Attempt { arrived, bucket, name, detail: "", client, account: None, password };
         if let Some(retry_after) = self.throttled(login, &attempt).await {
             return SignIn::Throttled { retry_after };
         }
@@ -106,8 +114,8 @@ impl Accounts {
         attempt: Attempt,
         then: impl FnOnce(&Account, &str) -> T + Send + 'static,
     ) -> Tried<T> {
-        let judge = self.judge(login);
-        match self.hashers.run(move || judge.try_now(attempt, then)).await {
+        let (judge, network) = (self.judge(login), network(attempt.client));
+        match self.hashers.run(network, move || judge.try_now(attempt, then)).await {
             Ok(Tried::Wrong(leaves)) => {
                 tokio::time::sleep(leaves.saturating_duration_since(self.clock.instant())).await;
                 Tried::Wrong(leaves)
@@ -120,8 +128,10 @@ impl Accounts {
     /// How long the attempt has to wait, where it has to; told to the audit log.
     pub(super) async fn throttled(&self, login: &config::Login, attempt: &Attempt) -> Option<Duration> {
         let judge = self.judge(login);
-        let wait = judge.throttle.wait_at_first(&attempt.bucket, judge.limit).await;
-        judge.told(wait, attempt)
+        let network = Bucket::of_network(attempt.client);
+        let by_name = judge.throttle.wait_at_first(&attempt.bucket, judge.limit).await;
+        let by_network = judge.throttle.wait_at_first(&network, judge.network_limit).await;
+        judge.told(by_name, by_network, attempt)
     }
 
     fn judge(&self, login: &config::Login) -> Judge {
@@ -131,10 +141,21 @@ impl Accounts {
             turns: Arc::clone(&self.turns),
             audit: self.audit.clone(),
             limit: Limit { max_attempts: login.max_attempts, window: login.window },
+            network_limit: Limit { max_attempts: login.max_attempts_per_network, window: login.window },
             cost: login.bcrypt_cost,
             #[cfg(test)]
             more_work: self.more_work.clone(),
         }
+    }
+
+    /// `name`: `None` where what was typed can be no account's.
+    pub(super) fn shown(&self, name: Option<&Username>, typed: &str) -> Shown {
+        let plain = name.map_or_else(String::new, ToString::to_string);
+        let mut digest = Sha256::new_with_prefix(*self.mask);
+        digest.update(name.map_or(typed, Username::as_str));
+        let print = digest.finalize().iter().take(5).fold(0_u64, |print, byte| print << 8 | u64::from(*byte));
+        let masked = format!("(unknown {print:010x})");
+        Shown { plain, masked, is_an_accounts: false }
     }
 
     /// The log's number first: a change of the account that comes between the two is newer than the number, so it ends
@@ -166,8 +187,10 @@ impl Accounts {
 }
 
 impl Judge {
-    fn told(&self, wait: Option<Duration>, attempt: &Attempt) -> Option<Duration> {
-        wait.inspect(|_| self.record("login_throttled", "too_many_tries", attempt))
+    /// The longer of the two; the network's rule is named where it alone says wait.
+    fn told(&self, by_name: Option<Duration>, by_network: Option<Duration>, attempt: &Attempt) -> Option<Duration> {
+        let rule = if by_name.is_some() { "too_many_tries" } else { "too_many_tries_from_network" };
+        by_name.max(by_network).inspect(|_| self.record("login_throttled", rule, attempt))
     }
 
     /// The throttle is asked again right before the work: whatever is waiting in the queue when the limit is reached
@@ -175,7 +198,11 @@ impl Judge {
     fn try_now<T>(&self, mut attempt: Attempt, then: impl FnOnce(&Account, &str) -> T) -> Tried<T> {
         let began = self.clock.instant();
         // Here all replicas are asked: a round trip more is nothing beside a hash.
-        if let Some(wait) = self.told(self.throttle.wait_everywhere(&attempt.bucket, self.limit), &attempt) {
+        attempt.name.is_an_accounts |= attempt.account.is_some();
+        let network = Bucket::of_network(attempt.client);
+        let by_name = self.throttle.wait_everywhere(&attempt.bucket, self.limit);
+        let by_network = self.throttle.wait_everywhere(&network, self.network_limit);
+        if let Some(wait) = self.told(by_name, by_network, &attempt) {
             return Tried::Throttled(wait);
         }
         let account = attempt.account.take();
@@ -185,7 +212,7 @@ impl Judge {
         let checked = password::check(&self.clock, stored, enabled, password, self.cost);
         #[cfg(test)]
         if let Some(more) = &self.more_work {
-            more(&attempt.username);
+            more(&attempt.name.plain);
         }
         if checked.malformed
             && let Some(account) = &account
@@ -205,6 +232,10 @@ impl Judge {
             account => {
                 self.turns.measured(checked.rounds, checked.took);
                 self.throttle.wrong_everywhere(attempt.bucket, self.limit);
+                self.throttle.wrong_everywhere(network, self.network_limit);
+                if account.is_some() {
+                    self.throttle.note_account(&attempt.bucket);
+                }
                 let reason = match &account {
                     None => "unknown_name",
                     Some(_) if checked.malformed => "unreadable_hash",
@@ -218,22 +249,15 @@ impl Judge {
     }
 
     fn record(&self, event: &'static str, outcome: &str, attempt: &Attempt) {
+        // A throttled name is not looked up again; that it is an account's is known from its wrong tries.
+        let known = attempt.name.is_an_accounts || self.throttle.is_an_accounts(&attempt.bucket);
         self.audit.record(&Event {
             event,
             outcome,
-            username: &attempt.username,
+            username: if known { &attempt.name.plain } else { &attempt.name.masked },
             client: &attempt.client.to_canonical().to_string(),
             detail: attempt.detail,
             ..Event::default()
         });
     }
-}
-
-/// The beginning of what was typed, without anything that could act on a terminal or be unseen.
-fn presentable(typed: &str) -> String {
-    let shown = |character: char| {
-        let plain = character.is_alphanumeric() || character.is_ascii_graphic() || character == ' ';
-        if plain { character } else { '\u{fffd}' }
-    };
-    typed.chars().take(SHOWN_CHARS).map(shown).collect()
 }

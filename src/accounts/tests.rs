@@ -45,6 +45,7 @@ impl Room {
         let login = config::Login {
             bcrypt_cost: 4,
             max_attempts: 3,
+            max_attempts_per_network: 50,
             window: Duration::from_mins(5),
             min_password_length: 8,
             redirect_hosts: Vec::new(),
@@ -324,6 +325,74 @@ async fn refusals_leave_at_one_moment_whatever_their_work_took() {
 }
 
 #[tokio::test]
+async fn one_network_has_so_many_wrong_tries_under_any_names() {
+    let room = Room::new();
+    let kim = room.add("kim").await;
+    let login = config::Login { max_attempts_per_network: 4, ..room.login.clone() };
+    let try_from = async |client: &str, name: &str, password: &str| {
+        room.accounts.sign_in(&login, name, secret(password), client.parse().unwrap()).await
+    };
+    for number in 0..3 {
+        let name = format!("nobody{number}");
+        assert!(matches!(try_from("2001:db8:1:2::1", &name, "wrong").await, SignIn::Refused));
+    }
+    // A right password does not make the network's earlier tries undone: or one own account would buy any number of them.
+    assert!(matches!(try_from("2001:db8:1:2::2", "kim", PASSWORD).await, SignIn::Granted { .. }));
+    assert!(matches!(try_from("2001:db8:1:2::3", "no name", "wrong").await, SignIn::Refused));
+    for (name, password) in [("kim", PASSWORD), ("never tried", "wrong"), ("lee", "wrong")] {
+        let outcome = try_from("2001:db8:1:2:ffff::4", name, password).await;
+        assert!(
+            matches!(outcome, SignIn::Throttled { retry_after } if retry_after == Duration::from_mins(5)),
+            "{name}"
+        );
+    }
+    let (current, new) = (secret(PASSWORD), secret("twelve geese"));
+    let client = "2001:db8:1:2::9".parse().unwrap();
+    let changed = room.accounts.change_own_password(&login, &room.token, &kim.id, current, new, client).await;
+    assert!(matches!(changed, Err(AccountError::Throttled { .. })));
+    assert!(room.audit().iter().any(|line| line.contains("too_many_tries_from_network")), "{:?}", room.audit());
+    // Nobody else waits, and after the window nobody does.
+    assert!(matches!(try_from("2001:db8:1:3::1", "kim", PASSWORD).await, SignIn::Granted { .. }));
+    room.clock.advance(login.window);
+    assert!(matches!(try_from("2001:db8:1:2::1", "kim", PASSWORD).await, SignIn::Granted { .. }));
+    let unlimited = config::Login { max_attempts_per_network: 0, ..login.clone() };
+    for number in 0..40 {
+        let (name, client) = (format!("nobody{number}"), "192.0.2.9".parse().unwrap());
+        let outcome = room.accounts.sign_in(&unlimited, &name, secret("wrong"), client).await;
+        assert!(matches!(outcome, SignIn::Refused));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_accounts_name_is_not_written_to_the_audit_log() {
+    let room = Room::new();
+    room.add("kim").await;
+    for name in [PASSWORD, PASSWORD, "correct-horse-7", "  Correct-Horse-7 ", "kim", " KIM "] {
+        assert!(matches!(room.sign_in(name, "wrong").await, SignIn::Refused), "{name}");
+    }
+    // Throttled, without a look at the store: what is known from the wrong tries is known still.
+    assert!(matches!(room.sign_in("kim", "wrong").await, SignIn::Refused));
+    for name in ["kim", "correct-horse-7", PASSWORD] {
+        room.sign_in(name, "wrong").await;
+        assert!(matches!(room.sign_in(name, "wrong").await, SignIn::Throttled { .. }), "{name}");
+    }
+    let text = std::fs::read_to_string(room.audit.path()).unwrap();
+    let lowered = text.to_lowercase();
+    for hidden in ["ducks", "horse"] {
+        assert!(!lowered.contains(hidden), "{text}");
+    }
+    let names = text.lines().filter(|line| line.contains("login_")).map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["username"].as_str().unwrap().to_owned()
+    });
+    let names: std::collections::BTreeSet<String> = names.collect();
+    // Who tries the same again can still be seen.
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(names.contains("kim"));
+    assert!(names.iter().filter(|name| *name != "kim").all(|name| name.starts_with("(unknown ") && name.len() == 20));
+}
+
+#[tokio::test]
 async fn a_new_hash_overwrites_no_change_of_somebody_else() {
     let room = Room::new();
     room.import("kim", &password::hash(PASSWORD, 5).unwrap()).await;
@@ -489,7 +558,7 @@ async fn a_password_change_that_something_overtook_changes_nothing() {
             let _ = began.send(());
             let _ = gate.recv();
         };
-        hashers.run(job).await
+        hashers.run(hashing::OPERATOR, job).await
     });
     running.await.unwrap();
     // The current password was right and the account enabled when they were read, but the hash has to wait.

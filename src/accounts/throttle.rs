@@ -7,6 +7,7 @@
 //!   if they had come with the later one: an error on the strict side, for the sake of bounded memory.
 //! - Where several processes share a store, the store counts for all of them, and this count is what is left while the
 //!   store is slow or down.
+//! - Beside it each network has one bucket for all names together, which a right password does not empty.
 //! - At most 2 × [`GENERATION`] buckets are kept; beyond that those go whose last wrong try is oldest.
 
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +28,7 @@ const SLOTS: usize = 32;
 /// How many wrong passwords in what time.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
-    /// At least 1.
+    /// 0: as many as anybody likes.
     pub max_attempts: u32,
     /// From each wrong try on.
     pub window: Duration,
@@ -52,9 +53,13 @@ struct Counted {
     since: Instant,
 }
 
-/// Oldest first.
 #[derive(Default)]
-struct Tries(VecDeque<Slot>);
+struct Tries {
+    /// Oldest first.
+    slots: VecDeque<Slot>,
+    /// An account has this name: it may be shown.
+    is_an_accounts: bool,
+}
 
 struct Slot {
     at: Instant,
@@ -78,6 +83,19 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// All names together that one network tries.
+    #[must_use]
+    pub fn of_network(client: IpAddr) -> Self {
+        let mut digest = Sha256::new_with_prefix(network(client).octets());
+        // No name holds a control character, and what stands for those that can be none has two bytes.
+        digest.update(b"\n");
+        let mut key = [0; 16];
+        key.iter_mut().zip(digest.finalize()).for_each(|(to, from)| *to = from);
+        Self(key)
+    }
+}
+
 /// At least one.
 fn whole_seconds(left: Duration) -> Duration {
     let second = u64::from(left.subsec_nanos() > 0);
@@ -85,7 +103,8 @@ fn whole_seconds(left: Duration) -> Duration {
 }
 
 /// IPv4 as its mapped IPv6 address, IPv6 as its /64.
-fn network(client: IpAddr) -> Ipv6Addr {
+#[must_use]
+pub fn network(client: IpAddr) -> Ipv6Addr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64),
@@ -118,6 +137,9 @@ impl Throttle {
 
     /// [`Throttle::wait`] by what all processes counted, right before the work. Blocks: for a hashing thread.
     pub fn wait_everywhere(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
+        if limit.max_attempts == 0 {
+            return None;
+        }
         match self.ask(|shared| shared.wait(bucket.0, limit.max_attempts, limit.window)) {
             Some(left) => left.map(whole_seconds),
             None => self.wait(bucket, limit),
@@ -126,6 +148,9 @@ impl Throttle {
 
     /// [`Throttle::wrong`], told to all processes. Blocks: for a hashing thread.
     pub fn wrong_everywhere(&self, bucket: Bucket, limit: Limit) {
+        if limit.max_attempts == 0 {
+            return;
+        }
         self.wrong(bucket, limit);
         self.ask(|shared| shared.wrong(bucket.0, limit.window));
     }
@@ -150,6 +175,9 @@ impl Throttle {
     /// How long this bucket has to wait, in whole seconds, at least one; `None` where it may try.
     #[must_use]
     pub fn wait(&self, bucket: &Bucket, limit: Limit) -> Option<Duration> {
+        if limit.max_attempts == 0 {
+            return None;
+        }
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let tries = counted.young.get(bucket).or_else(|| counted.old.get(bucket))?;
         tries.wait(self.clock.instant(), limit).map(whole_seconds)
@@ -166,6 +194,21 @@ impl Throttle {
         let earlier = counted.old.remove(&bucket);
         let tries = counted.young.entry(bucket).or_insert_with(|| earlier.unwrap_or_default());
         tries.add(now, limit);
+    }
+
+    /// Remembers with the wrong tries of a bucket that its name is an account's.
+    pub fn note_account(&self, bucket: &Bucket) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tries) = counted.young.get_mut(bucket) {
+            tries.is_an_accounts = true;
+        }
+    }
+
+    /// Whether the name of a bucket with wrong tries is known to be an account's.
+    #[must_use]
+    pub fn is_an_accounts(&self, bucket: &Bucket) -> bool {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.young.get(bucket).or_else(|| counted.old.get(bucket)).is_some_and(|tries| tries.is_an_accounts)
     }
 
     /// Forgets the wrong tries of a bucket: a right password came.
@@ -185,11 +228,11 @@ impl Throttle {
 
 impl Tries {
     fn add(&mut self, now: Instant, limit: Limit) {
-        self.0.retain(|slot| now.saturating_duration_since(slot.at) < limit.window);
-        self.0.push_back(Slot { at: now, wrong: 1 });
-        if self.0.len() > SLOTS
-            && let Some(oldest) = self.0.pop_front()
-            && let Some(next) = self.0.front_mut()
+        self.slots.retain(|slot| now.saturating_duration_since(slot.at) < limit.window);
+        self.slots.push_back(Slot { at: now, wrong: 1 });
+        if self.slots.len() > SLOTS
+            && let Some(oldest) = self.slots.pop_front()
+            && let Some(next) = self.slots.front_mut()
         {
             next.wrong = next.wrong.saturating_add(oldest.wrong);
         }
@@ -198,7 +241,7 @@ impl Tries {
     /// Until fewer than `max_attempts` are within the window.
     fn wait(&self, now: Instant, limit: Limit) -> Option<Duration> {
         let mut wrong: u32 = 0;
-        let decisive = self.0.iter().rev().find(|slot| {
+        let decisive = self.slots.iter().rev().find(|slot| {
             wrong = wrong.saturating_add(slot.wrong);
             wrong >= limit.max_attempts
         })?;
@@ -299,7 +342,7 @@ mod tests {
         let counted = throttle.counted.lock().unwrap();
         // Nor did a table that was emptied keep its room.
         assert!(counted.young.capacity() + counted.old.capacity() <= 8 * GENERATION);
-        assert!(counted.young.values().chain(counted.old.values()).all(|tries| tries.0.capacity() <= 2 * SLOTS));
+        assert!(counted.young.values().chain(counted.old.values()).all(|tries| tries.slots.capacity() <= 2 * SLOTS));
     }
 
     #[test]
@@ -313,7 +356,7 @@ mod tests {
             clock.advance(Duration::from_millis(1));
         }
         assert_eq!(throttle.wait(&kim, great), Some(LIMIT.window));
-        assert_eq!(throttle.counted.lock().unwrap().young[&kim].0.len(), SLOTS);
+        assert_eq!(throttle.counted.lock().unwrap().young[&kim].slots.len(), SLOTS);
     }
 
     #[derive(Clone, Debug)]

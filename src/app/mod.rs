@@ -140,8 +140,9 @@ impl LogFollower for Counted {
 
 /// How long a starting server waits for a command that holds the folder.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Logins that may wait for a free hashing thread; at bcrypt cost 12 about seven seconds' worth for each thread.
-const HASH_QUEUE_PER_THREAD: usize = 32;
+/// Logins that may wait for a free hashing thread; at bcrypt cost 12 about fifteen seconds' worth for each thread. Networks
+/// are served in turns, so that one that fills the queue waits for itself.
+const HASH_QUEUE_PER_THREAD: usize = 64;
 
 impl Rooms {
     /// Reads the revocation log of an open store.

@@ -451,9 +451,13 @@ fn login(section: Section<'_>) -> Login {
     if help.chars().count() > 500 || help.chars().any(char::is_control) {
         section.problem(&section.place_of("help"), "help", "must be one line of at most 500 characters");
     }
+    let max_attempts = section.integer("max_attempts", 5, 1..=1_000_000_000);
+    // Where one account may be tried more often than a network by default, so may a network.
+    let per_network = section.integer("max_attempts_per_network", max_attempts.max(50), 0..=1_000_000_000);
     let login = Login {
         bcrypt_cost,
-        max_attempts: u32::try_from(section.integer("max_attempts", 5, 1..=1_000_000_000)).unwrap_or(5),
+        max_attempts: u32::try_from(max_attempts).unwrap_or(5),
+        max_attempts_per_network: u32::try_from(per_network).unwrap_or(50),
         window: span(&section, "window", "5m", "1s", "30d"),
         min_password_length: usize::try_from(section.integer("min_password_length", 8, 1..=256)).unwrap_or(8),
         redirect_hosts,

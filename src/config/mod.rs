@@ -218,6 +218,8 @@ pub enum SameSite {
 pub struct Login {
     pub bcrypt_cost: u32,
     pub max_attempts: u32,
+    /// Under any names; 0: no limit.
+    pub max_attempts_per_network: u32,
     pub window: Duration,
     /// Characters, not bytes.
     pub min_password_length: usize,

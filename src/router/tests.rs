@@ -73,6 +73,7 @@ fn config(routes: Vec<Rule>) -> Config {
         login: config::Login {
             bcrypt_cost: 12,
             max_attempts: 5,
+            max_attempts_per_network: 50,
             window: zero,
             min_password_length: 8,
             redirect_hosts: Vec::new(),

@@ -98,7 +98,7 @@ visible_ascii_id!(AccountId);
 visible_ascii_id!(SessionId);
 
 impl Username {
-    /// Makes the canonical form of what a person typed.
+    /// Makes the canonical form of a name.
     pub fn canonical(typed: &str) -> Result<Self, NameError> {
         if typed.is_empty() {
             return Err(NameError::Empty);
@@ -126,6 +126,11 @@ impl Username {
             return Err(NameError::Forbidden);
         }
         Ok(Self(canonical))
+    }
+
+    /// The canonical form of what a person typed into a field: phones put a blank behind a name that they complete.
+    pub fn typed(text: &str) -> Result<Self, NameError> {
+        Self::canonical(text.trim())
     }
 
     /// The name as text.
@@ -252,6 +257,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn blanks_around_what_was_typed_are_no_part_of_a_name() {
+        for typed in ["lee", "lee ", " lee", "\u{3000}LEE\u{a0}", "\tlee\r\n"] {
+            assert_eq!(Username::typed(typed).map(|name| name.to_string()), Ok(String::from("lee")), "{typed:?}");
+        }
+        for typed in ["l ee", "lee\0", "lee\u{200b}"] {
+            assert_eq!(Username::typed(typed), Err(NameError::Forbidden), "{typed:?}");
+        }
+        assert_eq!(Username::typed("  "), Err(NameError::Empty));
+    }
 
     #[test]
     fn names_have_one_form() {

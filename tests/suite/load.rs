@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::turn::Turn;
-use crate::support::{Builder, Gateway, PASSWORD, Request, Response, Upstream};
+use crate::support::{Builder, Gateway, PASSWORD, Request, Response, Upstream, wait};
 
 const WRONG: &str = "wrong horse 7 battery";
 
@@ -220,4 +220,69 @@ fn a_full_hash_queue_says_503_and_when_to_come_back() {
     assert!(statuses.iter().any(|answer| answer.status == 503), "400 hashes waited: the queue has no bound");
     assert!(statuses.iter().any(|answer| answer.status == 401));
     gateway.try_login("active", PASSWORD).expect(200);
+}
+
+#[test]
+fn one_network_can_not_keep_the_others_from_logging_in() {
+    let _turn = Turn::alone();
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream)
+        .set("login.bcrypt_cost", "9")
+        .set("login.max_attempts_per_network", "0")
+        .set("server.trusted_proxies", "[\"127.0.0.1\"]")
+        .user_with(&json!({"username": "active", "password_hash": hash_of_cost(9), "groups": []}))
+        .start();
+    let attempt = |client: &str, name: &str, password: &str| {
+        let request = Request::post("/login").json(&json!({"username": name, "password": password}));
+        gateway.send(&request.field("X-Forwarded-For", client)).status
+    };
+    let (ended, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        // As many as fill the queue of a small machine, under names that are never the same.
+        let cores = std::thread::available_parallelism().unwrap().get();
+        for connection in 0..(40 * cores).min(400) {
+            let (attempt, ended, answered) = (&attempt, &ended, &answered);
+            scope.spawn(move || {
+                for number in 0..100_000 {
+                    if ended.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let status = attempt("198.51.100.7", &format!("nobody{connection}x{number}"), WRONG);
+                    assert!(matches!(status, 401 | 503), "{status}");
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    if status == 503 {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+        }
+        wait::until("the flood is there", || answered.load(Ordering::SeqCst) > 10);
+        let right: Vec<_> = (0..20)
+            .map(|_| {
+                let attempt = &attempt;
+                scope.spawn(move || attempt("203.0.113.9", "active", PASSWORD))
+            })
+            .collect();
+        let statuses: Vec<u16> = right.into_iter().map(|login| login.join().unwrap()).collect();
+        ended.store(true, Ordering::SeqCst);
+        assert_eq!(statuses, [200; 20], "another network's flood kept people out");
+    });
+}
+
+#[test]
+fn wrong_tries_under_any_names_are_counted_for_each_network() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream).set("server.trusted_proxies", "[\"127.0.0.1\"]").start();
+    let attempt = |client: &str, name: &str, password: &str| {
+        let request = Request::post("/login").json(&json!({"username": name, "password": password}));
+        gateway.send(&request.field("X-Forwarded-For", client))
+    };
+    let statuses: Vec<u16> =
+        (0..60).map(|number| attempt("198.51.100.7", &format!("nobody{number}"), WRONG).status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 50);
+    assert!(statuses[50..].iter().all(|status| *status == 429), "{statuses:?}");
+    let answer = attempt("198.51.100.7", "kim", PASSWORD).expect(429);
+    let seconds: u64 = answer.field("retry-after").unwrap().parse().unwrap();
+    assert!((1..=300).contains(&seconds), "{seconds}");
+    attempt("198.51.100.8", "kim", PASSWORD).expect(200);
 }
