@@ -3,6 +3,7 @@
 //! A [`Context`] writes the access line when it is dropped, so a request whose client has left is logged and counted
 //! as well (status 499, as nginx writes it).
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -40,11 +41,28 @@ impl Context {
     }
 }
 
+thread_local! {
+    static CUT: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Whatever ends while `during` runs was cut off for this reason, and not left by its client.
+pub fn cutting<T>(reason: &'static str, during: impl FnOnce() -> T) -> T {
+    let before = CUT.replace(reason);
+    let result = during();
+    CUT.set(before);
+    result
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         /// "Client closed request": not a registered status, but the word every operator of nginx knows.
         const CLIENT_LEFT: u16 = 499;
-        if !self.answered {
+        // While a thread ends there may be no such word any more.
+        let cut = CUT.try_with(Cell::get).unwrap_or_default();
+        if !self.answered && !cut.is_empty() {
+            self.entry.reason = cut;
+            self.entry.status = if self.entry.status == 0 { CLIENT_LEFT } else { self.entry.status };
+        } else if !self.answered {
             self.entry.status = CLIENT_LEFT;
             if self.entry.reason.is_empty() {
                 self.entry.reason = "client_left";

@@ -341,6 +341,7 @@ fn limits(section: Section<'_>) -> Limits {
         max_headers: integer("max_headers", 100, 16..=1000),
         max_header_bytes,
         body_timeout: span(&section, "body_timeout", "60s", "100ms", "1d"),
+        stall_timeout: span(&section, "stall_timeout", "10m", "100ms", "7d"),
         max_connections: integer("max_connections", 10_000, 1..=1_000_000),
     };
     section.close();

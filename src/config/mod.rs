@@ -94,6 +94,8 @@ pub struct Limits {
     /// Bytes, request line included.
     pub max_header_bytes: usize,
     pub body_timeout: Duration,
+    /// How long a client may leave an answer untaken.
+    pub stall_timeout: Duration,
     pub max_connections: usize,
 }
 

@@ -44,7 +44,9 @@ use self::reject::Rejection;
 use crate::auth::session::Issued;
 use crate::auth::{Asker, Identified, Source, Verified, identify, presented};
 use crate::context::Context;
+pub use crate::context::cutting;
 use crate::message::admit::{Admitted, admit};
+use crate::message::head::{self, RawTarget, Unreadable};
 use crate::message::replies::{Refused, Reply};
 use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
@@ -99,6 +101,19 @@ pub fn handle(
             asked.head_only || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         response.map(|body| body.with_context(context, without_body))
     }
+}
+
+/// Answers what is no request. `head`: as it came, as far as it is known.
+pub fn refuse(core: &Rc<Core>, peer: Option<IpAddr>, head: &[u8], why: Unreadable) -> Response<AnswerBody> {
+    let shared = core.shared();
+    let (method, path) = head::told(head);
+    let head_only = method == http::Method::HEAD;
+    let mut context = Context::open(shared.clock(), &shared.telemetry().access, peer, method);
+    context.entry.id = core.request_id();
+    context.entry.path = Some(path.into());
+    let response = reject::unreadable(why, &mut context);
+    context.answer(response.status());
+    response.map(|body| AnswerBody::own(body).with_context(context, head_only))
 }
 
 /// What a refusal needs to know of the request, gathered as it becomes known.
@@ -385,6 +400,9 @@ async fn who(
 fn upgrade_of(parts: &mut Parts) -> OnUpgrade {
     let mut upgradable = Request::new(());
     std::mem::swap(upgradable.extensions_mut(), &mut parts.extensions);
+    if let Some(raw) = upgradable.extensions().get::<RawTarget>() {
+        parts.extensions.insert(raw.clone());
+    }
     hyper::upgrade::on(&mut upgradable)
 }
 

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use super::{Asked, Live};
 use crate::context::Context;
 use crate::message::admit::{Intent, Malformed, Scheme};
+use crate::message::head::Unreadable;
 use crate::message::replies::{self, FormsLead};
 use crate::message::return_to;
 use crate::policy::Denied;
@@ -203,6 +204,16 @@ pub(super) fn answer(
 
 /// Bytes of a browser's head that are not its URL: cookies first of all.
 const HEAD_BESIDE_URL: usize = 8 * 1024;
+
+/// The answer to what is no request, and the end of its connection.
+pub(super) fn unreadable(why: Unreadable, context: &mut Context) -> Response<Full<Bytes>> {
+    context.entry.decision = "deny";
+    context.entry.reason = why.code();
+    tracing::debug!(request_id = context.entry.id(), reason = why.code(), "refused before it was a request");
+    let mut response = replies::problem(why.status(), why.code(), why.words(), None);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
 
 /// Where a login would help: the login page with the way back. Only a page that is fetched by its address can be
 /// returned to.

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use ipnet::IpNet;
 
+use super::head::RawTarget;
 use super::path::Readings;
 use super::vouched::{self, Vouched};
 
@@ -242,7 +243,8 @@ pub fn admit(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> Result<Admitted
     let authority = only(headers, &HOST).ok_or(Malformed::Host)?;
     let (host, port) = authority.to_str().ok().and_then(parse_authority).ok_or(Malformed::Host)?;
     check_target(head, &host, port, edge.scheme)?;
-    let readings = Readings::of(head.uri.path()).ok_or(Malformed::Path)?;
+    let raw = head.extensions.get::<RawTarget>();
+    let readings = Readings::with_raw(head.uri.path(), raw.map(RawTarget::path)).ok_or(Malformed::Path)?;
 
     let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
     let peer_trusted = vouched::is_trusted(peer, &edge.trusted_proxies);

@@ -3,8 +3,10 @@
 pub mod admit;
 pub mod body;
 pub mod caching;
+pub mod chunks;
 pub mod cookies;
 pub mod forwarded;
+pub mod head;
 pub mod hop_by_hop;
 pub mod identity;
 pub mod origin;

@@ -28,11 +28,18 @@ impl Readings {
     /// Works them out. `None` where a control character or NUL hides in it, also encoded (up to twice).
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
+        Self::with_raw(path, None)
+    }
+
+    /// The same for a path that came as `raw`, with bytes that are encoded in `path`: a backend reads them without having
+    /// decoded anything.
+    #[must_use]
+    pub fn with_raw(path: &str, raw: Option<&[u8]>) -> Option<Self> {
         let sent: Arc<str> = path.into();
-        if is_plain(path.as_bytes()) {
+        if raw.is_none() && is_plain(path.as_bytes()) {
             return Some(Self { sent, others: Vec::new(), canonical: None, complete: true });
         }
-        Search::run(sent)
+        Search::run(sent, raw)
     }
 
     /// The path as it was sent.
@@ -148,7 +155,7 @@ struct Search {
 }
 
 impl Search {
-    fn run(sent: Arc<str>) -> Option<Readings> {
+    fn run(sent: Arc<str>, raw: Option<&[u8]>) -> Option<Readings> {
         let mut search = Self {
             found: Vec::new(),
             seen: std::collections::HashSet::new(),
@@ -160,6 +167,12 @@ impl Search {
             return None;
         }
         search.add(sent.as_bytes().to_vec())?;
+        if let Some(raw) = raw {
+            if hides_a_control_character(raw) {
+                return None;
+            }
+            search.add(raw.to_vec())?;
+        }
         let mut start = 0;
         for depth in 0..=MOST_DECODINGS {
             search.close(start)?;

@@ -42,6 +42,7 @@ fn config(routes: Vec<Rule>) -> Config {
                 max_headers: 100,
                 max_header_bytes: 32768,
                 body_timeout: zero,
+                stall_timeout: zero,
                 max_connections: 10,
             },
         },

@@ -8,8 +8,9 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::header::UPGRADE;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -19,10 +20,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Stage;
-use super::pace::{Pace, Paced, PacedBody, Seat};
+use super::pace::{Cut, Pace, PacedBody};
+use super::socket::{HeadLimits, Paced, Seat};
 use crate::clock::KeptAlarm;
 use crate::config::Limits;
 use crate::gate::{self, AnswerBody, Core};
+use crate::message::head::{self, RawTarget, Unreadable};
+use crate::message::spelling::Spelling;
 
 /// hyper's buffer for one direction; it also bounds what a slow client can make us hold.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -39,10 +43,11 @@ where
     let pace = Pace::new(core.shared().clock());
     let seat: Seat<S> = Seat::default();
     let protocol = protocol(&limits);
-    let http_on = |socket: S, first: Vec<u8>| {
-        let io = TokioIo::new(Paced::new(socket, first, Arc::clone(&pace), Arc::clone(&seat)));
+    let heads = HeadLimits { bytes: limits.max_header_bytes, headers: limits.max_headers };
+    let turns = Turns { heads, pace: Arc::clone(&pace), seat: Arc::clone(&seat) };
+    let http_on = |socket: Paced<S>| {
         let service = service(Arc::clone(&pace), Rc::clone(&core), peer);
-        Box::pin(protocol.serve_connection(io, service).with_upgrades())
+        Box::pin(protocol.serve_connection(TokioIo::new(socket), service).with_upgrades())
     };
 
     let mut turn = Turn::Resting(socket);
@@ -56,7 +61,7 @@ where
                 Turn::Resting(mut socket) => match poll_first(&mut socket, task) {
                     Poll::Ready(first) if first.is_empty() => return Poll::Ready(Ok(())),
                     Poll::Ready(first) => {
-                        let mut http = http_on(socket, first);
+                        let mut http = http_on(turns.paced(socket, first));
                         if leaving {
                             http.as_mut().graceful_shutdown();
                         }
@@ -67,7 +72,10 @@ where
                 },
                 Turn::Serving(mut http) => {
                     if let Poll::Ready(result) = http.as_mut().poll(task) {
-                        return Poll::Ready(result);
+                        drop(http);
+                        let Some(socket) = turns.refused_by_hyper() else { return Poll::Ready(result) };
+                        turn = Turn::Serving(http_on(socket));
+                        continue;
                     }
                     turn = Turn::Serving(http);
                 }
@@ -89,12 +97,17 @@ where
             if leaving && (pace.is_lingering() || (rests && pace.is_idle())) {
                 return Poll::Ready(Ok(()));
             }
-            let closes = pace.deadline(&limits);
-            let due = if rests { closes } else { closes.into_iter().chain(pace.rests_at()).min() };
-            let Some(due) = due else { return Poll::Pending };
-            ready!(alarm.poll_due(task, Instant::from_std(due)));
-            if closes == Some(due) {
-                return Poll::Ready(Ok(()));
+            match ready!(poll_due(&pace, &limits, rests, &mut alarm, task)) {
+                Due::Rest => {}
+                Due::Close(cut) => {
+                    tell(cut, peer);
+                    let unfinished = cut == Cut::Header && pace.is_waiting_for_a_head() && pace.holds();
+                    gate::cutting(cut.reason(), || drop(std::mem::replace(&mut turn, Turn::Over)));
+                    if unfinished && let Some(socket) = turns.refusing(Some(Unreadable::HeaderTimeout)) {
+                        turn = Turn::Serving(http_on(socket));
+                    }
+                    continue;
+                }
             }
             // What hyper holds for a connection, two buffers above all, is given back; the socket stays.
             turn = Turn::Over;
@@ -108,7 +121,66 @@ where
     }
 }
 
-/// HTTP/1.1 with every limit set but the deadlines.
+/// Where a connection's socket goes to hyper and comes back from it.
+struct Turns<S> {
+    heads: HeadLimits,
+    pace: Arc<Pace>,
+    seat: Seat<S>,
+}
+
+impl<S: AsyncRead + Unpin> Turns<S> {
+    /// For hyper, with what was read already.
+    fn paced(&self, socket: S, first: Vec<u8>) -> Paced<S> {
+        Paced::new(socket, first, self.heads, Arc::clone(&self.pace), Arc::clone(&self.seat))
+    }
+
+    /// Call it when hyper has been dropped: the socket, for an answer of ours, where hyper has refused its head.
+    fn refused_by_hyper(&self) -> Option<Paced<S>> {
+        if self.pace.was_refused_by_hyper() { self.refusing(None) } else { None }
+    }
+
+    /// The same for a head that is refused for another reason.
+    fn refusing(&self, why: Option<Unreadable>) -> Option<Paced<S>> {
+        // `None`: it has become a tunnel's.
+        let socket = self.seat.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let head = self.pace.take_given().head;
+        let why = why.unwrap_or_else(|| head::refusal(&head, self.heads.headers));
+        Some(Paced::refusing(socket, &head, why, self.heads, Arc::clone(&self.pace), Arc::clone(&self.seat)))
+    }
+}
+
+/// What it is time for.
+enum Due {
+    /// The connection gives up what it holds.
+    Rest,
+    Close(Cut),
+}
+
+/// Ready when it is time for something. `rests`: there is nothing to give up.
+fn poll_due(pace: &Pace, limits: &Limits, rests: bool, alarm: &mut KeptAlarm, task: &mut Context<'_>) -> Poll<Due> {
+    let closes = pace.deadline(limits);
+    let rests_at = if rests { None } else { pace.rests_at() };
+    let due = match (closes, rests_at) {
+        (Some((at, cut)), Some(rests_at)) if at <= rests_at => (at, Due::Close(cut)),
+        (_, Some(rests_at)) => (rests_at, Due::Rest),
+        (Some((at, cut)), None) => (at, Due::Close(cut)),
+        (None, None) => return Poll::Pending,
+    };
+    ready!(alarm.poll_due(task, Instant::from_std(due.0)));
+    Poll::Ready(due.1)
+}
+
+/// Says which key would have given a connection longer.
+fn tell(cut: Cut, peer: Option<IpAddr>) {
+    let client = peer.map(tracing::field::display);
+    match cut {
+        Cut::Stall => tracing::info!(client, key = cut.key(), "a client did not take its answer and is cut off"),
+        Cut::Header | Cut::Idle => tracing::debug!(client, key = cut.key(), "a client was silent and is cut off"),
+        Cut::Linger => {}
+    }
+}
+
+/// HTTP/1.1 with every limit set but the deadlines. How large a head may be is known before hyper gets it.
 fn protocol(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -129,17 +201,50 @@ fn service(
     core: Rc<Core>,
     peer: Option<IpAddr>,
 ) -> impl Service<Request<Incoming>, Response = Response<PacedBody<AnswerBody>>, Error = Infallible> {
-    service_fn(move |request: Request<Incoming>| {
-        pace.serving(request.body().is_end_stream());
-        if request.headers().contains_key(UPGRADE) {
-            pace.forget_heads();
+    service_fn(move |mut request: Request<Incoming>| {
+        let in_step = pace.serving(request.body().size_hint().exact());
+        let mut given = pace.take_given();
+        let mut refused = given.refused.or_else(|| (!in_step).then_some(Unreadable::OutOfStep));
+        if refused.is_none()
+            && let Some(range) = given.odd_target.take()
+        {
+            refused = put_target(&mut request, given.head.get(range).unwrap_or_default()).err();
         }
-        // In a box: hyper would move it about, and it is large. Made in its place, for the same reason.
-        let answer = Box::write(Box::new_uninit(), gate::handle(Rc::clone(&core), peer, request, pace.spelling()));
-        let answer = Box::into_pin(answer);
+        let may_switch = request.headers().contains_key(UPGRADE);
         let pace = Arc::clone(&pace);
-        async move { Ok(answer.await.map(|body| PacedBody::new(body, pace))) }
+        let answer = if let Some(why) = refused {
+            if why != Unreadable::HeaderTimeout {
+                pace.may_send_on();
+            }
+            Err(gate::refuse(&core, peer, &given.head, why))
+        } else {
+            let spelling = Spelling::new(given.head);
+            // In a box: hyper would move it about, and it is large. Made in its place, for the same reason.
+            let answer = Box::write(Box::new_uninit(), gate::handle(Rc::clone(&core), peer, request, spelling));
+            Ok(Box::into_pin(answer))
+        };
+        async move {
+            let answer = match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => refusal,
+            };
+            if may_switch && answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                pace.becomes_a_tunnel();
+            }
+            Ok(answer.map(|body| PacedBody::new(body, pace)))
+        }
     })
+}
+
+/// Gives a request the target that it came with and that hyper has not seen: encoded for all that decides, and as it came
+/// for the backend.
+fn put_target(request: &mut Request<Incoming>, target: &[u8]) -> Result<(), Unreadable> {
+    let encoded = head::encoded(target);
+    let too_long = encoded.len() > usize::from(u16::MAX - 1);
+    *request.uri_mut() = Uri::from_maybe_shared(Bytes::from(encoded))
+        .map_err(|_| if too_long { Unreadable::TargetTooLong } else { Unreadable::Target })?;
+    request.extensions_mut().insert(RawTarget(Bytes::copy_from_slice(head::path_and_query(target))));
+    Ok(())
 }
 
 /// What a connection consists of at the moment.

@@ -7,6 +7,7 @@ mod connection;
 mod handover;
 mod listener;
 mod pace;
+mod socket;
 
 use std::cell::Cell;
 use std::io;

@@ -119,7 +119,7 @@ fn a_broken_head_is_refused() {
         "GET /open HTTP/2.0\r\nHost: a\r\n\r\n",
         "GET /open http/1.1\r\nHost: a\r\n\r\n",
         "GET /open\r\n\r\n",
-        "GET /open<a> HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /open#a HTTP/1.1\r\nHost: a\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
     ] {
         refused(&upstream, &gateway, head.as_bytes(), &[400, 501, 505]);

@@ -62,5 +62,6 @@ mod revocation;
 mod security_table;
 mod start;
 mod streaming;
+mod targets;
 mod upstreams;
 mod websocket;

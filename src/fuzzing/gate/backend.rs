@@ -97,7 +97,8 @@ impl Backend {
         let mut lines = text.split(|byte| *byte == b'\n').map(|line| {
             line.strip_suffix(b"\r").unwrap_or_else(|| panic!("a line without its carriage return: {shown:?}"))
         });
-        let first = std::str::from_utf8(lines.next().unwrap()).unwrap_or_else(|_| panic!("not ASCII: {shown:?}"));
+        // A target may hold any byte that prints or is no ASCII; for what is checked both forms are the same.
+        let first = crate::message::head::encoded(lines.next().unwrap());
         let words: Vec<&str> = first.split(' ').collect();
         let [method, target, "HTTP/1.1"] = words.as_slice() else { panic!("no request line: {shown:?}") };
         let mut headers = Vec::new();

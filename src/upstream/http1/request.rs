@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use super::super::Outgoing;
 use crate::message::cookies::{self, Left};
 use crate::message::forwarded::Way;
+use crate::message::head::RawTarget;
 use crate::message::hop_by_hop::HopByHop;
 use crate::message::spelling::{Line, push_title_case};
 
@@ -112,8 +113,14 @@ impl Head<'_> {
         into.extend_from_slice(self.parts.method.as_str().as_bytes());
         into.push(b' ');
         let (slash, rest) = origin_form(&self.parts.uri, self.outgoing.strip_prefix).ok_or(NoPath)?;
-        into.extend_from_slice(slash.as_bytes());
-        into.extend_from_slice(rest.as_bytes());
+        let raw = self.parts.extensions.get::<RawTarget>();
+        if let Some((slash, raw)) = raw.and_then(|raw| raw_form(&raw.0, self.outgoing.strip_prefix)) {
+            into.extend_from_slice(slash);
+            into.extend_from_slice(raw);
+        } else {
+            into.extend_from_slice(slash.as_bytes());
+            into.extend_from_slice(rest.as_bytes());
+        }
         into.extend_from_slice(b" HTTP/1.1\r\n");
         Ok(())
     }
@@ -183,6 +190,13 @@ fn origin_form<'a>(uri: &'a Uri, strip_prefix: &str) -> Option<(&'static str, &'
     let rest = whole.strip_prefix(strip_prefix)?;
     let is_whole = strip_prefix.is_empty() && uri.authority().is_none();
     Some((if is_whole || rest.starts_with('/') { "" } else { "/" }, rest))
+}
+
+/// The same for a target with bytes that stand encoded in the URI. `None`: it does not begin with the prefix as the prefix
+/// is written, and goes on encoded.
+fn raw_form<'a>(raw: &'a [u8], strip_prefix: &str) -> Option<(&'static [u8], &'a [u8])> {
+    let rest = raw.strip_prefix(strip_prefix.as_bytes())?;
+    Some((if rest.starts_with(b"/") { b"" } else { b"/" }, rest))
 }
 
 #[cfg(test)]
