@@ -6,12 +6,11 @@
 use std::future::Future as _;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 #[cfg(any(test, fuzzing))]
-use std::{
-    sync::Arc,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 /// A source of time. Cheap to clone; clones of a manual clock move together.
@@ -24,6 +23,8 @@ enum Source {
     #[cfg(any(test, fuzzing))]
     Manual {
         unix_millis: Arc<AtomicU64>,
+        /// What somebody has set the wall clock ahead, in milliseconds.
+        set_ahead: Arc<AtomicI64>,
         origin: Instant,
         start: u64,
     },
@@ -43,7 +44,8 @@ impl Clock {
         let start = unix_seconds * 1000;
         #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
         let origin = Instant::now();
-        Self(Source::Manual { unix_millis: Arc::new(AtomicU64::new(start)), origin, start })
+        let set_ahead = Arc::default();
+        Self(Source::Manual { unix_millis: Arc::new(AtomicU64::new(start)), set_ahead, origin, start })
     }
 
     /// Moves a manual clock forward. The system clock can't be moved, so it does nothing there.
@@ -55,13 +57,24 @@ impl Clock {
         }
     }
 
+    /// Sets the wall clock of a manual clock by so many seconds, as an operator or a time server does; the monotonic
+    /// clock does not move.
+    #[cfg(any(test, fuzzing))]
+    pub fn set_by(&self, seconds: i64) {
+        if let Source::Manual { set_ahead, .. } = &self.0 {
+            set_ahead.fetch_add(seconds * 1000, Ordering::SeqCst);
+        }
+    }
+
     /// Milliseconds since 1970-01-01T00:00:00Z. A clock set before 1970 reads as 0.
     #[must_use]
     pub fn unix_millis(&self) -> u64 {
         match &self.0 {
             Source::System => wall_millis(),
             #[cfg(any(test, fuzzing))]
-            Source::Manual { unix_millis, .. } => unix_millis.load(Ordering::SeqCst),
+            Source::Manual { unix_millis, set_ahead, .. } => {
+                unix_millis.load(Ordering::SeqCst).saturating_add_signed(set_ahead.load(Ordering::SeqCst))
+            }
         }
     }
 
@@ -89,11 +102,83 @@ impl Clock {
             #[expect(clippy::disallowed_methods, reason = "this module is where the time comes from")]
             Source::System => Instant::now(),
             #[cfg(any(test, fuzzing))]
-            Source::Manual { unix_millis, origin, start } => {
+            Source::Manual { unix_millis, origin, start, .. } => {
                 *origin + Duration::from_millis(unix_millis.load(Ordering::SeqCst) - start)
             }
         }
     }
+}
+
+/// The time that decisions go by which can't be taken back: the wall clock, as far as the monotonic clock agrees.
+///
+/// It goes on with the monotonic clock. A wall clock that jumps, in either direction, is believed only after it has kept
+/// its new distance for a day of the monotonic clock; the time in which nobody ran counts as such a jump. So it never
+/// runs ahead because of one reading of a clock that others can set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// Unix milliseconds.
+    time: u64,
+    at: Instant,
+    /// How far the wall clock is ahead, in milliseconds, and since when it has been so.
+    ahead: i64,
+    since: Instant,
+    /// The jump has been told.
+    told: bool,
+}
+
+impl Settled {
+    /// How long a wall clock that jumped has to keep its distance.
+    pub const PATIENCE: Duration = Duration::from_hours(24);
+    /// A distance up to this much, in milliseconds, is no jump.
+    const NO_JUMP: i64 = 60_000;
+
+    /// Goes on from `before` (Unix seconds), which was kept from an earlier run; 0: there was none, and the wall clock is
+    /// taken as it is.
+    #[must_use]
+    pub fn since(before: u64, clock: &Clock) -> Self {
+        let (wall, at) = (clock.unix_millis(), clock.instant());
+        let time = if before == 0 { wall } else { before.saturating_mul(1000) };
+        // The time between two runs is no jump that is worth a word.
+        Self { time, at, ahead: distance(wall, time), since: at, told: true }
+    }
+
+    /// Goes on to now; to be called every few minutes at the latest. Unix seconds, never ahead of the wall clock.
+    pub fn now(&mut self, clock: &Clock) -> u64 {
+        let (wall, at) = (clock.unix_millis(), clock.instant());
+        let passed = at.saturating_duration_since(self.at);
+        self.time = self.time.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(0));
+        self.at = at;
+        let ahead = distance(wall, self.time);
+        if (ahead - self.ahead).abs() > Self::NO_JUMP {
+            (self.ahead, self.since, self.told) = (ahead, at, false);
+        }
+        let patient = at.saturating_duration_since(self.since) >= Self::PATIENCE;
+        if patient || (-Self::NO_JUMP..=0).contains(&ahead) {
+            (self.time, self.ahead) = (wall, 0);
+        } else if ahead > 0 && ahead <= Self::NO_JUMP {
+            // As fast as a clock may be off, and no faster.
+            let step = u64::try_from(passed.as_millis() / 100).unwrap_or(0).min(ahead.unsigned_abs());
+            self.time = self.time.saturating_add(step);
+        }
+        self.time.min(wall) / 1000
+    }
+
+    /// Others have come further: their monotonic clocks run as fast as ours. Unix seconds.
+    pub fn raise(&mut self, others: u64, clock: &Clock) {
+        if others.saturating_mul(1000) > self.time {
+            self.time = others.saturating_mul(1000);
+            self.ahead = distance(clock.unix_millis(), self.time);
+        }
+    }
+
+    /// How far the wall clock has jumped, in seconds, once for each jump.
+    pub fn new_jump(&mut self) -> Option<i64> {
+        (!std::mem::replace(&mut self.told, true)).then_some(self.ahead / 1000)
+    }
+}
+
+fn distance(wall: u64, settled: u64) -> i64 {
+    i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(i64::try_from(settled).unwrap_or(i64::MAX))
 }
 
 /// The kernel notes the time at each of its ticks (every one to ten milliseconds); reading that note costs a tenth of
@@ -178,6 +263,68 @@ mod tests {
         clock.advance(Duration::from_millis(1_500));
         assert_eq!(clock.unix_millis(), 1_001_500);
         assert_eq!(clock.instant() - before, Duration::from_millis(1_500));
+    }
+
+    const DAY: u64 = 24 * 3600;
+
+    #[test]
+    fn a_jump_of_the_wall_clock_settles_after_a_day_of_the_monotonic_clock() {
+        for jump in [31 * 24 * 3600, -31 * 24 * 3600_i64] {
+            let clock = Clock::manual(1_800_000_000);
+            let mut settled = Settled::since(0, &clock);
+            assert_eq!(settled.now(&clock), 1_800_000_000);
+            clock.set_by(jump);
+            for minute in 1..=60 * 24 - 1 {
+                clock.advance(Duration::from_secs(60));
+                let lived = 1_800_000_000 + minute * 60;
+                assert_eq!(settled.now(&clock), lived.min(clock.unix_seconds()), "{jump}, minute {minute}");
+            }
+            assert_eq!(settled.new_jump(), Some(jump));
+            assert_eq!(settled.new_jump(), None, "each is told once");
+            clock.advance(Duration::from_secs(120));
+            assert_eq!(settled.now(&clock), clock.unix_seconds(), "{jump}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_to_right_has_changed_nothing() {
+        let clock = Clock::manual(1_800_000_000);
+        let mut settled = Settled::since(0, &clock);
+        for _ in 0..200 {
+            clock.set_by(31 * 24 * 3600);
+            for _ in 0..10 {
+                clock.advance(Duration::from_secs(600));
+                settled.now(&clock);
+            }
+            clock.set_by(-31 * 24 * 3600);
+            clock.advance(Duration::from_secs(600));
+            assert_eq!(settled.now(&clock), clock.unix_seconds(), "a jump was believed, or never forgiven");
+        }
+    }
+
+    #[test]
+    fn small_steps_do_not_add_up() {
+        let clock = Clock::manual(1_800_000_000);
+        let mut settled = Settled::since(0, &clock);
+        for _ in 0..10_000 {
+            clock.set_by(30);
+            clock.advance(Duration::from_secs(1));
+            settled.now(&clock);
+        }
+        assert!(settled.now(&clock) < 1_800_000_000 + 10_000 + 10_000 / 50, "{}", settled.now(&clock));
+    }
+
+    #[test]
+    fn a_start_believes_what_was_kept_and_not_the_clock() {
+        let clock = Clock::manual(1_800_000_000 + 40 * DAY);
+        let mut settled = Settled::since(1_800_000_000, &clock);
+        clock.advance(Duration::from_secs(65));
+        assert_eq!(settled.now(&clock), 1_800_000_065);
+        assert_eq!(settled.new_jump(), None, "nobody ran for forty days");
+        clock.advance(Settled::PATIENCE);
+        assert_eq!(settled.now(&clock), clock.unix_seconds());
+        settled.raise(clock.unix_seconds() + 50, &clock);
+        assert_eq!(settled.now(&clock), clock.unix_seconds(), "never ahead of the wall clock");
     }
 
     #[tokio::test(start_paused = true)]

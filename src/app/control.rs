@@ -22,7 +22,7 @@ use crate::feed::{self, Feed};
 use crate::gate::{Live, LiveError, Shared};
 use crate::portal::Portal;
 use crate::server::{Inheritance, ListenError, Listeners, Workers};
-use crate::store::Store;
+use crate::store::{Store, Write};
 use crate::telemetry::Telemetry;
 
 /// How a gateway ended.
@@ -354,7 +354,7 @@ fn detailed(what: &str, why: Option<String>) -> String {
 /// A sign of life for those who read the revocation feed here.
 fn beat(feed: &Feed, shared: &Shared) {
     let keys = shared.live().ring.jwks().map(|keys| feed::line::print(keys.to_string().as_bytes()));
-    feed.beat(shared.staleness(), keys.unwrap_or_default());
+    feed.beat(shared.staleness(), keys.unwrap_or_default(), shared.revocations().forgotten_here(shared.clock()));
 }
 
 async fn keep_beating(feed: Arc<Feed>, shared: Arc<Shared>) {
@@ -369,6 +369,7 @@ async fn keep_beating(feed: Arc<Feed>, shared: Arc<Shared>) {
 async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::accounts::hashing::HashPool) {
     const EVERY: Duration = Duration::from_secs(1);
     let shared = &state.shared;
+    let mut longest = 0;
     let metrics = &shared.telemetry().metrics;
     loop {
         let health = match state.centre {
@@ -376,7 +377,6 @@ async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::acc
             Some(_) => Ok(()),
             None => store.health().await,
         };
-        let now = shared.clock().unix_seconds();
         let problem = health.err().map(|error| error.to_string());
         match (&*state.store_problem.borrow(), &problem) {
             (None, Some(problem)) => tracing::error!(%problem, "the store takes no changes"),
@@ -385,7 +385,10 @@ async fn look_after(state: Rc<State>, store: Arc<dyn Store>, hashers: crate::acc
         }
         metrics.store_up(problem.is_none());
         *state.store_problem.borrow_mut() = problem;
-        shared.revocations().forget_expired(now);
+        let horizon = shared.live().config.token.horizon().as_secs();
+        if state.centre.is_none() && horizon > longest && store.apply(vec![Write::Longest(horizon)]).await.is_ok() {
+            longest = horizon;
+        }
         metrics.live_revocations(shared.revocations().len());
         metrics.revocation_lag(shared.staleness().as_secs());
         metrics.hash_queue(hashers.waiting());

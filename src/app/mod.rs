@@ -30,7 +30,7 @@ use crate::feed::Feed;
 use crate::files::{self, Hands};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
+use crate::store::{Forgotten, LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
@@ -123,6 +123,7 @@ struct Counted {
     freshness: Arc<Freshness>,
     metrics: Metrics,
     feed: Arc<Feed>,
+    clock: Clock,
 }
 
 impl LogFollower for Counted {
@@ -135,6 +136,10 @@ impl LogFollower for Counted {
 
     fn heard(&self, at: Instant) {
         self.freshness.heard(at);
+    }
+
+    fn forgotten(&self, forgotten: Forgotten) {
+        self.revocations.forget(forgotten, &self.clock);
     }
 }
 
@@ -164,6 +169,7 @@ impl Rooms {
                 freshness: Arc::clone(&freshness),
                 metrics: telemetry.metrics.clone(),
                 feed: Arc::clone(&feed),
+                clock: clock.clone(),
             };
             match store.follow(Arc::new(counted)).await {
                 // It is told as soon as the database can be reached; until then nobody is let in, and `/ready` says why.

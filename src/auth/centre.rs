@@ -108,7 +108,7 @@ pub(super) fn reason(code: &str) -> Unidentified {
 pub struct KeysWanted {
     wanted: Notify,
     round: watch::Sender<u64>,
-    /// Unix milliseconds.
+    /// Milliseconds of the monotonic clock.
     next: AtomicU64,
     under_way: AtomicBool,
 }
@@ -118,7 +118,7 @@ const QUIET: u64 = 5_000;
 
 impl KeysWanted {
     /// Waits until the keys have been read again; false: they will not be, so soon after the last time, or it takes
-    /// longer than `limit`. `now`: Unix milliseconds.
+    /// longer than `limit`. `now`: milliseconds of the monotonic clock.
     pub async fn read_again(&self, now: u64, limit: Duration) -> bool {
         let mut round = self.round.subscribe();
         let next = self.next.load(Ordering::SeqCst);

@@ -59,6 +59,8 @@ pub(super) struct Key {
     public: Option<Vec<u8>>,
     /// Unix seconds from which on it is no longer accepted.
     accepted_until: Option<u64>,
+    /// Its public half is published.
+    is_listed: bool,
 }
 
 impl std::fmt::Debug for Key {
@@ -96,9 +98,9 @@ impl KeyRing {
         }
         for key in &stored {
             let until = key_files::accepted_until(key, &stored, token);
-            if until.is_none_or(|until| until > now) {
-                push_new(&mut keys, Key::new(&key.material, until)?);
-            }
+            // One that has expired is kept all the same: the clock may be wrong at a start. Each token is asked anew.
+            let is_listed = until.is_none_or(|until| until > now);
+            push_new(&mut keys, Key { is_listed, ..Key::new(&key.material, until)? });
         }
         Ok(Self::of(token, keys))
     }
@@ -205,7 +207,7 @@ impl KeyRing {
     /// Public keys (RFC 7517, RFC 8037); `None` where there are only secrets.
     #[must_use]
     pub fn jwks(&self) -> Option<serde_json::Value> {
-        let keys: Vec<_> = self.keys.iter().filter_map(Key::jwk).collect();
+        let keys: Vec<_> = self.keys.iter().filter(|key| key.is_listed).filter_map(Key::jwk).collect();
         (!keys.is_empty()).then(|| serde_json::json!({ "keys": keys }))
     }
 }
@@ -263,6 +265,7 @@ impl Key {
             verifying,
             public,
             accepted_until,
+            is_listed: true,
         };
         key.kid = key.thumbprint().unwrap_or_else(|| secret_kid(bytes));
         let test = b"self-test";
@@ -288,7 +291,7 @@ impl Key {
             }
             Algorithm::Hs256 => return None,
         };
-        Some(Self { kid, algorithm, signing: None, verifying, public: Some(public), accepted_until: None })
+        Some(Self { kid, algorithm, signing: None, verifying, public: Some(public), accepted_until: None, is_listed: true })
     }
 
     fn sign(&self, message: &[u8]) -> Option<String> {
@@ -455,7 +458,7 @@ mod tests {
 
     /// A key that only verifies, as [`Key::new`] makes its verifying half.
     fn verifying(algorithm: Algorithm, verifying: DecodingKey) -> Key {
-        Key { kid: String::from("vector"), algorithm, signing: None, verifying, public: None, accepted_until: None }
+        Key { kid: String::from("vector"), algorithm, signing: None, verifying, public: None, accepted_until: None, is_listed: true }
     }
 
     /// What ended as the vector says, and what did not.
@@ -630,7 +633,9 @@ mod tests {
         assert_eq!(second.verify(&late, until - 1).unwrap().expires, until, "no token outlives its key");
         assert_eq!(second.verify(&late, until).unwrap_err(), TokenError::UnknownKey);
         let third = KeyRing::load(&config, folder.path(), until).unwrap();
-        assert_eq!(third.keys.len(), 1);
+        assert_eq!(third.verify(&late, until).unwrap_err(), TokenError::UnknownKey);
+        // The clock may have been wrong when it was read.
+        assert!(third.verify(&late, until - 1).is_ok());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 pub mod cache;
 pub mod centre;
+#[cfg(test)]
+mod clock_tests;
 mod flight;
 pub mod freshness;
 mod jwks;
@@ -44,6 +46,8 @@ pub struct Verified {
     /// Unix seconds; a foreign token's `iat`.
     pub auth_time: u64,
     pub issued_at: u64,
+    /// Unix seconds: `exp` as the token says it, whatever the configuration makes of it now.
+    pub ends: u64,
     /// Unix seconds: `exp`, but never later than `auth_time` + `max_lifetime` and `iat` + horizon.
     pub expires: u64,
 }

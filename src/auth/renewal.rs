@@ -113,7 +113,7 @@ struct RenewalKey {
 /// What came of one renewal.
 #[derive(Clone)]
 struct Renewal {
-    /// Unix milliseconds.
+    /// By the monotonic clock, in milliseconds: a wall clock that was wrong for a moment must not make it last.
     made: u64,
     outcome: Outcome,
 }
@@ -133,7 +133,7 @@ enum Outcome {
 /// An account as it was read for a bearer token.
 #[derive(Clone)]
 struct Reading {
-    /// Unix milliseconds.
+    /// By the monotonic clock, in milliseconds: a wall clock that was wrong for a moment must not make it last.
     made: u64,
     /// `Err`: the store could not be reached.
     account: Result<Option<AccountView>, ()>,
@@ -238,12 +238,12 @@ impl Sessions {
                 Outcome::Fresh { issued: None, .. } => RETRY_RENEWAL,
                 Outcome::Over(_) | Outcome::Unreachable => RETRY_ACCOUNT,
             };
-            self.clock.unix_millis() < renewal.made.saturating_add(lasts)
+            self.clock.ticks() < renewal.made.saturating_add(lasts)
         };
         let work = || async move {
             let outcome = self.renew(request, old).await;
             self.record_renewal(old, &outcome, request.client.address);
-            Renewal { made: self.clock.unix_millis(), outcome }
+            Renewal { made: self.clock.ticks(), outcome }
         };
         self.memory.renewals.get(key, good, work).await
     }
@@ -405,7 +405,7 @@ impl Sessions {
                 Ok(Some(_)) => REMEMBER_ACCOUNT,
                 Ok(None) | Err(()) => RETRY_ACCOUNT,
             };
-            self.clock.unix_millis() < reading.made.saturating_add(lasts)
+            self.clock.ticks() < reading.made.saturating_add(lasts)
                 && (reading.account.is_err() || self.revocations.standing(&reading.as_of) == Standing::Current)
         };
         let work = || async move {
@@ -423,7 +423,7 @@ impl Sessions {
                 version: account.version,
             };
             Reading {
-                made: self.clock.unix_millis(),
+                made: self.clock.ticks(),
                 account: account.map(|account| account.map(view)),
                 as_of: Arc::new(stand_in(&old.account, None, log_head, u64::MAX)),
             }
@@ -447,7 +447,7 @@ impl Sessions {
             Some(Answered::Renewed { .. }) | None => (0, Err(())),
         };
         Reading {
-            made: self.clock.unix_millis(),
+            made: self.clock.ticks(),
             account,
             as_of: Arc::new(stand_in(&old.account, None, seq, u64::MAX)),
         }
@@ -462,7 +462,7 @@ impl Sessions {
         limits: &config::Store,
     ) -> Refreshed {
         let Some(since) = since else { return unchanged };
-        let now = self.clock.unix_millis();
+        let now = self.clock.ticks();
         let mut unread = self.memory.unread.lock().unwrap_or_else(PoisonError::into_inner);
         if unread.len() >= REMEMBERED {
             // What is left of outages that are long over.

@@ -3,9 +3,11 @@
 //! - Until the log has been read once, every token counts as revoked.
 //! - Of several entries that cover the same thing one is kept that covers what all of them cover; reading an entry
 //!   twice, or entries in another order, changes nothing.
+//! - Nothing is forgotten here by a clock: the store tells what it has let go of. A token that such an entry could have
+//!   covered stays revoked, should a clock that goes back or a longer lifetime let it live again.
 //! - A reader sees the state before or after a call of `extend`, nothing in between.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{Standing, Verified};
-use crate::store::{LogEntry, LogFollower, Revocation};
+use crate::clock::Clock;
+use crate::store::{Forgotten, LogEntry, LogFollower, Revocation};
 
 /// A power of two. A change copies one shard of what it touches: with 200,000 entries some 800 of them.
 const SHARDS: usize = 256;
@@ -27,6 +30,12 @@ pub struct Revocations {
     live: ArcSwap<Live>,
     ready: AtomicBool,
     head: AtomicU64,
+    /// Unix seconds; see [`Forgotten`]. Written before the entries go.
+    gone_until: AtomicU64,
+    gone_number: AtomicU64,
+    gone_at: AtomicU64,
+    /// The settled time less the monotonic clock's reading, in seconds; `i64::MIN`: nobody has told it.
+    settled: AtomicI64,
     epoch: AtomicU64,
     entries: AtomicUsize,
     /// Wakes those who wait for the epoch, on whichever runtime they are.
@@ -80,6 +89,10 @@ impl Default for Revocations {
             live: ArcSwap::from_pointee(Live { sessions: Table::empty(), accounts: Table::empty(), all: None }),
             ready: AtomicBool::new(false),
             head: AtomicU64::new(0),
+            gone_until: AtomicU64::new(0),
+            gone_number: AtomicU64::new(0),
+            gone_at: AtomicU64::new(0),
+            settled: AtomicI64::new(i64::MIN),
             epoch: AtomicU64::new(0),
             entries: AtomicUsize::new(0),
             wake: watch::Sender::new(0),
@@ -107,6 +120,9 @@ impl Revocations {
         if !self.is_ready() {
             return Standing::Revoked;
         }
+        if self.may_have_been_covered(token) {
+            return Standing::Revoked;
+        }
         if self.is_empty() {
             return Standing::Current;
         }
@@ -131,6 +147,82 @@ impl Revocations {
             }
         }
         standing
+    }
+
+    /// Whether an entry that is gone could have covered the token. Where clocks and lifetimes stay as they are, such a
+    /// token has expired long ago.
+    fn may_have_been_covered(&self, token: &Verified) -> bool {
+        match token.seq {
+            Some(seq) => {
+                token.expires <= self.gone_until.load(Ordering::Acquire)
+                    && seq < self.gone_number.load(Ordering::Acquire)
+            }
+            None => {
+                let at = self.gone_at.load(Ordering::Acquire);
+                at != 0 && token.issued_at <= at
+            }
+        }
+    }
+
+    /// What this process knows to be gone, with the settled time as of now; for those who read the log here.
+    #[must_use]
+    pub fn forgotten_here(&self, clock: &Clock) -> Forgotten {
+        Forgotten {
+            settled: self.settled_time(clock).unwrap_or(0),
+            until: self.gone_until.load(Ordering::Acquire),
+            number: self.gone_number.load(Ordering::Acquire),
+            at: self.gone_at.load(Ordering::Acquire),
+        }
+    }
+
+    /// The time that decisions go by which can't be taken back (see [`crate::clock::Settled`]), in Unix seconds. `None`:
+    /// nobody has told it yet.
+    #[must_use]
+    pub fn settled_time(&self, clock: &Clock) -> Option<u64> {
+        let offset = self.settled.load(Ordering::Acquire);
+        let lived = i64::try_from(clock.ticks() / 1000).unwrap_or(i64::MAX).checked_add(offset)?;
+        (offset != i64::MIN).then(|| u64::try_from(lived).unwrap_or(0).min(clock.unix_seconds()))
+    }
+
+    /// Whether a time is over for good, however the wall clock may have been set. A few minutes are given to a store that
+    /// tells the time once a minute. `at`: Unix seconds.
+    #[must_use]
+    pub fn is_over_for_good(&self, at: u64, clock: &Clock) -> bool {
+        self.settled_time(clock).is_some_and(|settled| at <= settled.saturating_add(CLOCKS_APART))
+    }
+
+    /// Takes over what the store has let go of.
+    pub fn forget(&self, forgotten: Forgotten, clock: &Clock) {
+        if forgotten.settled != 0 {
+            let ticks = i64::try_from(clock.ticks() / 1000).unwrap_or(i64::MAX);
+            let told = i64::try_from(forgotten.settled).unwrap_or(i64::MAX).saturating_sub(ticks);
+            let known = self.settled.load(Ordering::Acquire);
+            // What is told may be some minutes old; only a clock that was put right takes time back.
+            if told > known || told < known.saturating_sub_unsigned(CLOCKS_APART) {
+                self.settled.store(told, Ordering::Release);
+            }
+        }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gone_at.fetch_max(forgotten.at, Ordering::AcqRel);
+        self.gone_number.fetch_max(forgotten.number, Ordering::AcqRel);
+        if forgotten.until <= self.gone_until.load(Ordering::Acquire) {
+            return;
+        }
+        let mut live = Live::clone(&self.live.load());
+        let is_over = |mark: &Mark| mark.expires <= forgotten.until;
+        let (before, over) = (live.len(), live.all.filter(is_over));
+        let accounts = live.accounts.rows().filter(|entry| entry.kind != AccountKind::Changed).map(|entry| entry.mark);
+        let latest = accounts.filter(is_over).chain(over).map(|mark| mark.at).max().unwrap_or(0);
+        live.sessions.retain(|mark| mark.expires > forgotten.until);
+        live.accounts.retain(|entry| !is_over(&entry.mark));
+        live.all = live.all.filter(|mark| !is_over(mark));
+        self.gone_at.fetch_max(latest, Ordering::AcqRel);
+        if live.len() != before {
+            // The store may hold on to some of them for a while; here they are gone.
+            self.gone_number.fetch_max(self.head(), Ordering::AcqRel);
+        }
+        self.gone_until.store(forgotten.until, Ordering::Release);
+        self.publish(live);
     }
 
     /// The newest number that was read.
@@ -163,16 +255,6 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// Forgets what has expired; called now and then by the control thread. `now`: Unix seconds.
-    pub fn forget_expired(&self, now: u64) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live = Live::clone(&self.live.load());
-        live.sessions.retain(|mark| mark.expires > now);
-        live.accounts.retain(|entry| entry.mark.expires > now);
-        live.all = live.all.filter(|mark| mark.expires > now);
-        self.publish(live);
-    }
-
     /// Forgets everything and knows only this: the log has another history than before. What a reader sees is the one
     /// or the other, never neither.
     pub fn start_over(&self, entries: &[LogEntry], head: u64) {
@@ -187,7 +269,7 @@ impl Revocations {
     }
 
     fn publish(&self, live: Live) {
-        let entries = live.sessions.len() + live.accounts.len() + usize::from(live.all.is_some());
+        let entries = live.len();
         self.live.store(Arc::new(live));
         // After the state: whoever sees the count finds the entries.
         self.entries.store(entries, Ordering::Release);
@@ -212,6 +294,10 @@ impl LogFollower for Revocations {
 }
 
 impl Live {
+    fn len(&self) -> usize {
+        self.sessions.len() + self.accounts.len() + usize::from(self.all.is_some())
+    }
+
     fn extend(&mut self, entries: &[LogEntry]) {
         let mut sessions = Vec::new();
         let mut accounts = Vec::new();
@@ -315,6 +401,10 @@ impl<T: Keyed> Table<T> {
         self.0.iter().map(|shard| shard.len()).sum()
     }
 
+    fn rows(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|shard| shard.iter())
+    }
+
     /// The rows of one key.
     fn of(&self, key: [u64; 2]) -> impl Iterator<Item = &T> {
         let shard: &[T] = self.0.get(shard_of(key)).map_or(&[], |shard| shard);
@@ -410,6 +500,7 @@ mod tests {
             version: None,
             auth_time: issued_at,
             issued_at,
+            ends: u64::MAX,
             expires: u64::MAX,
         }
     }
@@ -511,11 +602,58 @@ mod tests {
             };
             let standing = || tokens.each_ref().map(|token| revocations.standing(token));
             assert_eq!(standing(), [Standing::Revoked], "{what:?}");
-            revocations.forget_expired(AT + 99);
+            let clock = Clock::manual(AT + 500);
+            let until = |until| Forgotten { until, number: 7, ..Forgotten::default() };
+            revocations.forget(until(AT + 99), &clock);
             assert_eq!((standing(), revocations.len()), ([Standing::Revoked], 1), "{what:?} was forgotten too early");
-            revocations.forget_expired(AT + 100);
-            assert_eq!((standing(), revocations.len()), ([Standing::Current], 0), "{what:?} is kept for ever");
+            revocations.forget(until(AT + 100), &clock);
+            assert_eq!(revocations.len(), 0, "{what:?} is kept for ever");
+            // A token that lives longer than any that it covered.
+            let later = [token("a", Some("s1"), Some(3), AT + 5)];
+            assert_eq!(later.map(|token| revocations.standing(&token)), [Standing::Current], "{what:?}");
         }
+    }
+
+    #[test]
+    fn a_token_whose_revocation_is_gone_stays_revoked_whatever_the_clock_says() {
+        let account = |id: &str| -> AccountId { id.parse().unwrap() };
+        let revocations = Revocations::default();
+        revocations.extend(&[entry(7, Revocation::Account { account: account("a") })], 8);
+        let clock = Clock::manual(AT + 100);
+        revocations.forget(Forgotten { until: AT + 100, number: 7, ..Forgotten::default() }, &clock);
+        assert!(revocations.is_empty());
+        let ended = |seq, issued_at, expires| Verified { expires, ..token("a", Some("s"), seq, issued_at) };
+        // It would be good again by a clock that went back ten days.
+        assert_eq!(revocations.standing(&ended(Some(6), AT, AT + 90)), Standing::Revoked);
+        // Issued after it, by such a clock.
+        assert_eq!(revocations.standing(&ended(Some(8), AT, AT + 90)), Standing::Current);
+        assert_eq!(revocations.standing(&ended(Some(6), AT, AT + 101)), Standing::Current, "it outlived the entry");
+        // A foreign token lives as long as the configuration lets it, now or later.
+        assert_eq!(revocations.standing(&ended(None, AT, AT + 99_000)), Standing::Revoked);
+        assert_eq!(revocations.standing(&ended(None, AT + 1, AT + 99_000)), Standing::Current);
+    }
+
+    #[test]
+    fn the_settled_time_follows_what_the_store_tells() {
+        let clock = Clock::manual(1_800_000_000);
+        let revocations = Revocations::default();
+        assert_eq!(revocations.settled_time(&clock), None);
+        assert!(!revocations.is_over_for_good(0, &clock), "nobody has told the time");
+        let tell = |settled| revocations.forget(Forgotten { settled, ..Forgotten::default() }, &clock);
+        tell(1_800_000_000);
+        clock.advance(std::time::Duration::from_secs(50));
+        assert_eq!(revocations.settled_time(&clock), Some(1_800_000_050));
+        tell(1_800_000_000);
+        assert_eq!(revocations.settled_time(&clock), Some(1_800_000_050), "told late");
+        clock.set_by(31 * 24 * 3600);
+        assert_eq!(revocations.settled_time(&clock), Some(1_800_000_050));
+        assert!(revocations.is_over_for_good(1_800_000_300, &clock));
+        assert!(!revocations.is_over_for_good(1_800_000_400, &clock), "by the wall clock alone it is");
+        clock.set_by(-32 * 24 * 3600);
+        assert_eq!(revocations.settled_time(&clock), Some(clock.unix_seconds()));
+        tell(1_799_000_000);
+        clock.set_by(24 * 3600);
+        assert_eq!(revocations.settled_time(&clock), Some(1_799_000_000), "a clock was put right");
     }
 
     #[test]
@@ -528,9 +666,10 @@ mod tests {
         assert_eq!(revocations.len(), 1);
         assert_eq!(revocations.standing(&token("kim", None, Some(7), 0)), Standing::Revoked);
         assert_eq!(revocations.standing(&token("kim", None, None, 2_000)), Standing::Revoked);
-        revocations.forget_expired(8_999);
+        let clock = Clock::manual(9_000);
+        revocations.forget(Forgotten { until: 8_999, ..Forgotten::default() }, &clock);
         assert_eq!(revocations.len(), 1);
-        revocations.forget_expired(9_000);
+        revocations.forget(Forgotten { until: 9_000, ..Forgotten::default() }, &clock);
         assert!(revocations.is_empty() && revocations.is_ready());
     }
 

@@ -116,7 +116,7 @@ impl Sessions {
         let issued = issue(ring, account, Terms { session, auth_time: now, seq: log_head, now, expires })?;
         let mut writes = Vec::with_capacity(3);
         if let Some((old, session)) = replaces.and_then(|old| Some((old, old.session.clone()?))) {
-            let expires = self.session_end(token, &session, old.expires, now).await?;
+            let expires = self.session_end(token, &session, old.ends, now).await?;
             writes.push(Write::RemoveSession(session.clone()));
             writes.push(Write::Revoke { what: Revocation::Session { session }, at: now, expires });
         }
@@ -148,7 +148,7 @@ impl Sessions {
         }
         let mut writes = Vec::new();
         if let Some(session) = &verified.session {
-            let expires = self.session_end(token, session, verified.expires, now).await?;
+            let expires = self.session_end(token, session, verified.ends, now).await?;
             writes.push(Write::RemoveSession(session.clone()));
             writes.push(Write::Revoke { what: Revocation::Session { session: session.clone() }, at: now, expires });
         } else {
@@ -196,7 +196,7 @@ impl Sessions {
             None => Revocation::AccountWithoutSession { account: verified.account.clone() },
         };
         let at = now.max(verified.issued_at);
-        let entry = LogEntry { number: 0, what, at, expires: verified.expires.saturating_add(SLACK) };
+        let entry = LogEntry { number: 0, what, at, expires: verified.ends.saturating_add(SLACK) };
         self.revocations.extend(&[entry], self.revocations.head());
         Ok(())
     }
@@ -319,6 +319,7 @@ pub(super) fn stand_in(account: &AccountId, session: Option<&SessionId>, seq: u6
         version: None,
         auth_time: issued_at,
         issued_at,
+        ends: u64::MAX,
         expires: u64::MAX,
     }
 }

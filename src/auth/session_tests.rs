@@ -8,6 +8,7 @@ use crate::auth::renewal::Refreshed;
 use crate::auth::testing::{DAY, Fixture, NOW, SECRET, account, limits};
 use crate::auth::{Identified, Source};
 use crate::policy::{Caller, Unidentified};
+use crate::store::Forgotten;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -460,7 +461,8 @@ async fn a_logout_is_remembered_as_long_as_any_token_of_the_session_can_live() {
     }
     let entry = fixture.store.log_entries().pop().unwrap();
     assert!(entry.expires >= NOW + 11 * DAY, "and so does one that is being renewed right now");
-    fixture.revocations.forget_expired(lost.expires - 1);
+    let until = Forgotten { until: lost.expires - 1, ..Forgotten::default() };
+    fixture.revocations.forget(until, &fixture.clock);
     assert_eq!(fixture.revocations.standing(&lost), Standing::Revoked);
 }
 

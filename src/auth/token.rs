@@ -251,6 +251,7 @@ impl Incoming {
             version: None,
             auth_time,
             issued_at: iat,
+            ends: exp,
             expires,
         };
         if let Some(own) = own {

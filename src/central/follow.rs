@@ -136,6 +136,7 @@ impl Follower {
                 }
             };
             *alive = true;
+            self.revocations.forget(beat.forgotten, &self.clock);
             note(&self.status.feed, "the revocation feed", None);
             let now = self.clock.instant();
             let age = pulse.late(&beat, now).saturating_add(Duration::from_millis(beat.behind));
@@ -215,11 +216,12 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Forgotten;
 
     #[test]
     fn a_beat_that_lay_in_a_buffer_is_as_old_as_it_is() {
         let clock = Clock::manual(0);
-        let beat = |at| Beat { head: 0, at, behind: 0, keys: String::new() };
+        let beat = |at| Beat { head: 0, at, behind: 0, keys: String::new(), forgotten: Forgotten::default() };
         let mut pulse = Pulse::default();
         assert_eq!(pulse.late(&beat(1_000_000), clock.instant()), Duration::ZERO);
         clock.advance(Duration::from_secs(2));
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn keys_are_asked_for_when_they_are_others() {
-        let beat = |keys: &str| Beat { head: 0, at: 0, behind: 0, keys: keys.to_owned() };
+        let beat = |keys: &str| Beat { head: 0, at: 0, behind: 0, keys: keys.to_owned(), forgotten: Forgotten::default() };
         let mut pulse = Pulse::default();
         let changed: Vec<bool> = ["a", "a", "b", "b"].iter().map(|keys| pulse.keys_changed(&beat(keys))).collect();
         assert_eq!(changed, [true, false, true, false]);

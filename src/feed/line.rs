@@ -4,7 +4,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::LogEntry;
+use crate::store::{Forgotten, LogEntry};
 
 /// What this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -44,6 +44,9 @@ pub struct Beat {
     pub behind: u64,
     /// Changes with the centre's public keys.
     pub keys: String,
+    /// What the centre has let go of, and its settled time.
+    #[serde(default)]
+    pub forgotten: Forgotten,
 }
 
 /// The last entry that a gateway read.

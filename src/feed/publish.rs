@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::line::{Beat, Hello, Last, Line, VERSION, encode, print};
 use crate::clock::Clock;
-use crate::store::{LogEntry, LogFollower, Store, StoreError};
+use crate::store::{Forgotten, LogEntry, LogFollower, Store, StoreError};
 
 /// Lines in the window: what a reader may be behind, and how far back one can resume without reading everything.
 const WINDOW: usize = 4096;
@@ -47,6 +47,7 @@ struct State {
     /// Milliseconds.
     behind: u64,
     keys: String,
+    forgotten: Forgotten,
     /// The newest sign of life, for all readers.
     beat: Bytes,
 }
@@ -86,11 +87,12 @@ impl Feed {
     }
 
     /// Gives every reader a sign of life. `behind`: how old this process's own knowledge is; `keys` changes with its
-    /// public keys.
-    pub fn beat(&self, behind: Duration, keys: String) {
+    /// public keys; `forgotten`: what this process knows to be gone.
+    pub fn beat(&self, behind: Duration, keys: String, forgotten: Forgotten) {
         let mut state = self.state();
         state.behind = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
         state.keys = keys;
+        state.forgotten = forgotten;
         state.beat = self.beat_of(&state);
         drop(state);
         self.wake.send_modify(|wake| wake.beats += 1);
@@ -209,7 +211,7 @@ impl Feed {
     fn beat_of(&self, state: &State) -> Bytes {
         let at = self.clock.instant().saturating_duration_since(self.origin).as_millis();
         let at = u64::try_from(at).unwrap_or(u64::MAX);
-        encode(&Line::Beat(Beat { head: state.head, at, behind: state.behind, keys: state.keys.clone() }))
+        encode(&Line::Beat(Beat { head: state.head, at, behind: state.behind, keys: state.keys.clone(), forgotten: state.forgotten }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -397,7 +399,7 @@ mod tests {
         assert!(matches!(lines.last(), Some(Line::Beat(Beat { head: 3, .. }))));
         revoke(&store, &clock, 2).await;
         assert_eq!(numbers(&told(&mut body).await), [4, 5]);
-        feed.beat(Duration::from_millis(7), String::from("k"));
+        feed.beat(Duration::from_millis(7), String::from("k"), Forgotten::default());
         let lines = told(&mut body).await;
         assert!(matches!(&lines[..], [Line::Beat(Beat { head: 5, behind: 7, keys, .. })] if keys == "k"), "{lines:?}");
         assert_eq!(feed.readers(), 1);
@@ -456,7 +458,7 @@ mod tests {
         let second = feed.whole(&store).await.unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
         clock.advance(KEEP_WHOLE);
-        feed.beat(Duration::ZERO, String::new());
+        feed.beat(Duration::ZERO, String::new(), Forgotten::default());
         assert!(feed.whole.lock().await.is_none());
     }
 
@@ -486,7 +488,7 @@ mod tests {
         told(&mut body).await;
         // What this process wrote and could not read on to.
         feed.extend(&entries[2..], 1);
-        feed.beat(Duration::ZERO, String::new());
+        feed.beat(Duration::ZERO, String::new(), Forgotten::default());
         let lines = told(&mut body).await;
         assert_eq!(numbers(&lines), [3]);
         assert!(matches!(lines.last(), Some(Line::Beat(Beat { head: 3, .. }))), "{lines:?}");

@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn beat(head: u64) -> Beat {
-        Beat { head, at: 0, behind: 0, keys: String::new() }
+        Beat { head, at: 0, behind: 0, keys: String::new(), forgotten: crate::store::Forgotten::default() }
     }
 
     /// A reader that knows the log up to this number.

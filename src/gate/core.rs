@@ -82,7 +82,7 @@ impl Shared {
     /// A token named a key that is not known: waits until the centre's keys have been read again, if they will be.
     pub(super) async fn has_new_keys(&self, store: &config::Store) -> bool {
         match &self.keys {
-            Some(keys) => keys.read_again(self.clock.unix_millis(), store.timeout).await,
+            Some(keys) => keys.read_again(self.clock.ticks(), store.timeout).await,
             None => false,
         }
     }

@@ -266,12 +266,112 @@ fn the_log_is_numbered_and_told_before_it_is_answered() {
         clock.advance(Duration::from_secs(100));
         let second = Arc::new(Heard::default());
         store.follow(second.clone()).await.unwrap();
-        assert_eq!(*second.0.lock().unwrap(), (vec![3], 3));
+        // The first two have expired, and may have been cleared away or not.
+        assert!(second.0.lock().unwrap().0.ends_with(&[3]));
         assert_eq!(*first.0.lock().unwrap(), (vec![1, 2, 3], 3));
-        clock.advance(Duration::from_secs(9001));
-        assert_eq!(store.log().await.unwrap(), []);
         assert_eq!(store.log_head().await.unwrap(), 3);
         assert_eq!(store.apply(vec![revoke(Revocation::Changed { account })]).await.unwrap().log_head, 4);
+    });
+}
+
+#[test]
+fn a_wrong_clock_hides_no_entry_and_ends_no_session() {
+    on_every_store(|store, clock| async move {
+        let kim = AccountId::random();
+        let kept = session(&kim, NOW);
+        store.apply(vec![Write::PutSession(kept.clone()), revoke(Revocation::All)]).await.unwrap();
+        for wrong in [31 * 24 * 3600, -31 * 24 * 3600] {
+            clock.set_by(wrong);
+            let heard = Arc::new(Heard::default());
+            store.follow(heard.clone()).await.unwrap();
+            assert_eq!(heard.0.lock().unwrap().0, [1], "{wrong}: whoever starts now must know it");
+            assert_eq!(store.log().await.unwrap().len(), 1);
+            assert_eq!(store.export().await.unwrap().counts.entries, 1, "{wrong}: a dump has it");
+            clock.set_by(-wrong);
+        }
+        assert_eq!(store.sessions(None).await.unwrap(), [kept]);
+    });
+}
+
+/// A session that ends then.
+fn ends(account: &AccountId, expires: u64) -> Session {
+    Session { expires, ..session(account, NOW) }
+}
+
+#[test]
+fn an_entry_lives_as_long_as_any_session_that_it_covers() {
+    on_every_store(|store, _| async move {
+        let (kim, lee) = (AccountId::random(), AccountId::random());
+        let (long, short, other) = (ends(&kim, NOW + 9000), ends(&kim, NOW + 700), ends(&lee, NOW + 20_000));
+        let put = || [&long, &short, &other].map(|one| Write::PutSession(one.clone())).to_vec();
+        let of = |account: &AccountId| account.clone();
+        for (what, removes, expected) in [
+            // The caller says NOW + 500 each time: the lifetimes in force are short ones.
+            (Revocation::Session { session: short.id.clone() }, Write::RemoveSession(short.id.clone()), 700),
+            (Revocation::Session { session: long.id.clone() }, Write::RemoveSession(long.id.clone()), 9000),
+            (Revocation::Account { account: of(&kim) }, Write::RemoveSessionsOf(of(&kim)), 9000),
+            (Revocation::Changed { account: of(&lee) }, Write::RemoveSessionsOf(of(&kim)), 20_000),
+            (Revocation::All, Write::RemoveAllSessions, 20_000),
+        ] {
+            store.apply(put()).await.unwrap();
+            // The removal comes first, as a logout writes it.
+            let entries = store.apply(vec![removes, revoke(what.clone())]).await.unwrap().entries;
+            assert_eq!(entries[0].expires, NOW + expected + 60, "{what:?}");
+            assert_eq!(store.log().await.unwrap().last(), entries.last());
+        }
+        let nobody = Revocation::Account { account: AccountId::random() };
+        let entries = store.apply(vec![revoke(nobody)]).await.unwrap().entries;
+        assert_eq!(entries[0].expires, NOW + 500);
+    });
+}
+
+#[test]
+fn an_entry_lives_as_long_as_the_longest_lifetime_that_was_in_force() {
+    on_every_store(|store, _| async move {
+        store.apply(vec![Write::Longest(5000)]).await.unwrap();
+        store.apply(vec![Write::Longest(80)]).await.unwrap();
+        let kim = AccountId::random();
+        for what in [
+            Revocation::Account { account: kim.clone() },
+            Revocation::AccountWithoutSession { account: kim.clone() },
+            Revocation::All,
+        ] {
+            let entries = store.apply(vec![revoke(what.clone())]).await.unwrap().entries;
+            assert_eq!(entries[0].expires, NOW + 5060, "{what:?}");
+        }
+        let known = Write::Revoke { what: Revocation::All, at: NOW, expires: u64::MAX / 4 };
+        assert_eq!(store.apply(vec![known]).await.unwrap().entries[0].expires, u64::MAX / 4);
+        // It goes with a dump, into whichever store.
+        let mut dump = Vec::new();
+        write_dump(&*store, NOW, &mut dump).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let copies: [Arc<dyn Store>; 3] = [
+            Arc::new(Memory::new(Clock::manual(NOW))),
+            open(folder.path(), &Clock::manual(NOW)).unwrap(),
+            open_postgres(&Cluster::shared().database().url(), &Clock::manual(NOW)),
+        ];
+        for copy in copies {
+            restore(dump.as_slice(), &*copy, Some(RevokeAll { at: NOW, expires: NOW + 10 })).await.unwrap();
+            assert_eq!(copy.log().await.unwrap().last().unwrap().expires, NOW + 5060);
+            let entries = copy.apply(vec![revoke(Revocation::All)]).await.unwrap().entries;
+            assert_eq!(entries[0].expires, NOW + 5060);
+            copy.close().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_session_ends_with_its_longest_token() {
+    on_every_store(|store, _| async move {
+        let kim = AccountId::random();
+        let long = ends(&kim, NOW + 9000);
+        store.apply(vec![Write::PutSession(long.clone())]).await.unwrap();
+        // Renewed under a shorter lifetime; the older token is still about.
+        let renewed = Session { renewed: NOW + 5, expires: NOW + 60, ..long.clone() };
+        for write in [Write::TouchSession(renewed.clone()), Write::PutSession(renewed.clone())] {
+            store.apply(vec![write]).await.unwrap();
+            assert_eq!(store.session(&long.id).await.unwrap(), Some(Session { renewed: NOW + 5, ..long.clone() }));
+        }
     });
 }
 

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::row::AccountRow;
-use super::{Account, Counts, Everything, Import, LogEntry, RevokeAll, Row, Session, Store, StoreError, folder};
+use super::{
+    Account, Counts, Everything, Forgotten, Import, LogEntry, RevokeAll, Row, SLACK, Session, Store, StoreError, folder,
+};
 use crate::clock::rfc3339;
 
 const VERSION: u64 = 1;
@@ -84,6 +86,10 @@ struct Header {
     log_head: u64,
     /// How many changes the store had seen.
     sequence: u64,
+    #[serde(default)]
+    forgotten: Forgotten,
+    #[serde(default)]
+    longest: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +130,12 @@ pub async fn restore(
 ) -> Result<Restored, RestoreError> {
     let mut import = read_dump(reader)?;
     import.log_head = import.log_head.saturating_add(LOG_GAP);
-    import.revoke_all = revoke_all;
+    // The tokens of sessions that are left out live as long as those sessions would have.
+    let ends = import.sessions.iter().map(|session| session.expires).max().unwrap_or(0);
+    import.revoke_all = revoke_all.map(|times| {
+        let longest = ends.max(times.at.saturating_add(import.longest)).saturating_add(SLACK);
+        RevokeAll { expires: times.expires.max(longest), ..times }
+    });
     if revoke_all.is_some() {
         import.sessions.clear();
     }
@@ -157,6 +168,8 @@ pub fn collect(everything: Everything, mut seen: impl FnMut()) -> Result<Import,
         return Err(RestoreError::Source { problem: String::from("it gave fewer records than it holds, or more") });
     }
     reading.import.log_head = everything.log_head;
+    reading.import.forgotten = everything.forgotten;
+    reading.import.longest = everything.longest;
     Ok(reading.import)
 }
 
@@ -241,6 +254,8 @@ fn write(everything: Everything, now: u64, out: impl Write) -> Result<(), WriteE
         entries: everything.counts.entries,
         log_head: everything.log_head,
         sequence: everything.sequence,
+        forgotten: everything.forgotten,
+        longest: everything.longest,
     })?;
     for row in everything.rows {
         match row? {
@@ -309,6 +324,8 @@ pub fn read_dump(mut reader: impl BufRead) -> Result<Import, RestoreError> {
         });
     }
     dump.import.log_head = header.log_head;
+    dump.import.forgotten = header.forgotten;
+    dump.import.longest = header.longest;
     Ok(dump.import)
 }
 

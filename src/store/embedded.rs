@@ -17,7 +17,7 @@ use super::row;
 use super::sled::{THREAD_NAME, guarded};
 use super::thread::Core;
 use super::{
-    Account, AccountId, Applied, Everything, Import, LogEntry, LogFollower, Session, SessionId, Store, StoreError,
+    Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Session, SessionId, Store, StoreError,
     StoreFuture, Username, Write,
 };
 use crate::clock::Clock;
@@ -227,12 +227,16 @@ impl Store for Sled {
         self.read(|core| Ok(core.meta.log_head))
     }
 
+    fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
+        self.read(|core| Ok(core.forgotten()))
+    }
+
     fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()> {
         self.send(None, |reply| Command::Follow(follower, reply))
     }
 
     fn log(&self) -> StoreFuture<'_, Vec<LogEntry>> {
-        self.read(|core| core.live_log_after(0))
+        self.read(|core| core.log_after(0))
     }
 
     fn health(&self) -> StoreFuture<'_, ()> {

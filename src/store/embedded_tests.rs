@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::super::conformance::{account, open, revoke, session};
-use super::super::{Revocation, restore};
+use super::super::{Counts, Revocation, restore};
 use super::*;
 
 const NOW: u64 = 1_795_512_600;
@@ -93,6 +93,95 @@ fn what_was_acknowledged_is_there_after_a_reopening() {
     assert!(run(store.apply(vec![revoke(Revocation::All)])).unwrap().log_head > 20);
     closed(&store);
     assert!(matches!(run(store.log_head()), Err(StoreError::Unavailable { .. })));
+}
+
+/// Has the store clear away what it would clear away in so many minutes.
+fn minutes_pass(store: &Sled, clock: &Clock, minutes: usize) {
+    for _ in 0..minutes {
+        clock.advance(Duration::from_secs(65));
+        // The house is kept after each call; the second one waits for it.
+        run(async {
+            store.health().await.unwrap();
+            store.health().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_clock_that_is_wrong_for_a_while_clears_nothing_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let store = open(folder.path(), &clock).unwrap();
+    let kim = account("kim");
+    let list = vec![
+        Write::InsertAccount(kim.clone()),
+        Write::PutSession(session(&kim.id, NOW)),
+        Write::Revoke { what: Revocation::Session { session: SessionId::random() }, at: NOW, expires: NOW + 1000 },
+        Write::Revoke { what: Revocation::Account { account: kim.id.clone() }, at: NOW, expires: NOW + 1000 },
+    ];
+    run(store.apply(list)).unwrap();
+    let everything = Counts { accounts: 1, sessions: 1, entries: 2 };
+    let counts = |store: &Sled| run(store.export()).unwrap().counts;
+    for wrong in [31 * 24 * 3600, -400 * 24 * 3600, 31 * 24 * 3600] {
+        clock.set_by(wrong);
+        minutes_pass(&store, &clock, 1);
+        assert_eq!(counts(&store), everything, "{wrong}");
+        clock.set_by(-wrong);
+        minutes_pass(&store, &clock, 1);
+        assert_eq!(counts(&store), everything, "{wrong}, and right again");
+        assert_eq!(run(store.sessions(None)).unwrap().len(), 1);
+    }
+    // Nor at a start, and not by many.
+    clock.set_by(31 * 24 * 3600);
+    let mut store = store;
+    for _ in 0..3 {
+        closed(&store);
+        store = open(folder.path(), &clock).unwrap();
+        minutes_pass(&store, &clock, 1);
+        assert_eq!(counts(&store), everything);
+    }
+    clock.set_by(-31 * 24 * 3600);
+    assert_eq!(run(store.log()).unwrap().len(), 2);
+    // What time has really taken goes, and is remembered as gone, over a start too.
+    minutes_pass(&store, &clock, 16);
+    assert_eq!(counts(&store), Counts { accounts: 1, sessions: 0, entries: 0 });
+    closed(&store);
+    let store = open(folder.path(), &clock).unwrap();
+    let gone = run(store.forgotten()).unwrap();
+    assert_eq!((gone.number, gone.at), (2, NOW));
+    assert!(gone.until >= NOW + 1000 && gone.settled >= gone.until, "{gone:?}");
+    closed(&store);
+}
+
+#[test]
+fn the_time_is_kept_where_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let store = open(folder.path(), &clock).unwrap();
+    run(store.apply(vec![revoke(Revocation::All)])).unwrap();
+    clock.advance(Duration::from_secs(400));
+    closed(&store);
+    // A wall clock that is ahead by a year says nothing against it.
+    clock.set_by(365 * 24 * 3600);
+    let store = open(folder.path(), &clock).unwrap();
+    assert_eq!(run(store.forgotten()).unwrap().settled, NOW + 400);
+    clock.advance(Duration::from_hours(7));
+    minutes_pass(&store, &clock, 1);
+    drop(store);
+    let settled = |path: &Path| {
+        let dump = fs::read(path.join("dump.jsonl")).unwrap();
+        let header: serde_json::Value = serde_json::from_slice(dump.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+        header["forgotten"]["settled"].as_u64().unwrap()
+    };
+    let store = open_when_let_go(folder.path(), &clock);
+    closed(&store);
+    assert!(settled(folder.path()) >= NOW + 400 + 7 * 3600);
+}
+
+/// Opens a store whose thread may still be letting the folder go.
+fn open_when_let_go(folder: &Path, clock: &Clock) -> Arc<Sled> {
+    let options = SledOptions { wait: Duration::from_mins(1), ..SledOptions::default() };
+    Sled::open(folder, clock.clone(), options).unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::record::sort_sessions;
 use super::{
-    Account, AccountId, Applied, Everything, Import, LogEntry, LogFollower, Revocation, Session, SessionId, Store,
+    Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Revocation, SLACK, Session, SessionId, Store,
     StoreError, StoreFuture, Username, Write, row,
 };
 use crate::clock::Clock;
@@ -32,6 +32,7 @@ struct State {
     sessions: HashMap<SessionId, Session>,
     log: BTreeMap<u64, LogEntry>,
     log_head: u64,
+    longest: u64,
 }
 
 impl Memory {
@@ -101,7 +102,14 @@ impl Store for Memory {
     fn apply(&self, writes: Vec<Write>) -> StoreFuture<'_, Applied> {
         self.change(|state, now| {
             let mut entries = Vec::new();
-            for write in writes {
+            let writes = writes.into_iter().map(|write| match write {
+                Write::Revoke { what, at, expires } => {
+                    let expires = state.reach(&what, at, expires);
+                    Write::Revoke { what, at, expires }
+                }
+                other => other,
+            });
+            for write in writes.collect::<Vec<_>>() {
                 state.write(write, now, &mut entries)?;
             }
             Ok(entries)
@@ -114,14 +122,15 @@ impl Store for Memory {
 
     fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()> {
         self.with(|inner, now| {
-            follower.extend(&inner.state.live_log(now), inner.state.log_head);
+            follower.extend(&inner.state.log(), inner.state.log_head);
+            follower.forgotten(Forgotten { settled: now, ..Forgotten::default() });
             inner.followers.push(follower);
             Ok(())
         })
     }
 
     fn log(&self) -> StoreFuture<'_, Vec<LogEntry>> {
-        self.with(|inner, now| Ok(inner.state.live_log(now)))
+        self.with(|inner, _| Ok(inner.state.log()))
     }
 
     fn health(&self) -> StoreFuture<'_, ()> {
@@ -132,7 +141,7 @@ impl Store for Memory {
         self.with(|inner, now| {
             let state = &inner.state;
             let (accounts, sessions) = (state.sorted_accounts(), state.live_sessions(None, now));
-            Ok(Everything::from_parts(accounts, sessions, state.live_log(now), state.log_head))
+            Ok(Everything { longest: state.longest, ..Everything::from_parts(accounts, sessions, state.log(), state.log_head) })
         })
     }
 
@@ -142,6 +151,7 @@ impl Store for Memory {
                 return Err(StoreError::NotEmpty);
             }
             let mut entries = import.log;
+            state.longest = state.longest.max(import.longest);
             for account in import.accounts {
                 state.insert(account)?;
             }
@@ -178,8 +188,19 @@ impl State {
         sessions
     }
 
-    fn live_log(&self, now: u64) -> Vec<LogEntry> {
-        self.log.values().filter(|entry| entry.expires > now).cloned().collect()
+    fn log(&self) -> Vec<LogEntry> {
+        self.log.values().cloned().collect()
+    }
+
+    fn reach(&self, what: &Revocation, at: u64, expires: u64) -> u64 {
+        let ends = self.sessions.values().filter(|session| match what {
+            Revocation::Session { session: id } => session.id == *id,
+            Revocation::Account { account } | Revocation::Changed { account } => session.account == *account,
+            Revocation::AccountWithoutSession { .. } => false,
+            Revocation::All => true,
+        });
+        let latest = ends.map(|session| session.expires + SLACK).max().unwrap_or(0).max(expires);
+        if matches!(what, Revocation::Session { .. }) { latest } else { latest.max(at + self.longest + SLACK) }
     }
 
     fn write(&mut self, write: Write, now: u64, entries: &mut Vec<LogEntry>) -> Result<(), StoreError> {
@@ -192,11 +213,12 @@ impl State {
             }
             Write::PutSession(session) => {
                 let _ = row::encode_json(&[], &session)?;
-                self.sessions.insert(session.id.clone(), session);
+                let there = self.sessions.get(&session.id).map_or(0, |there| there.expires);
+                self.sessions.insert(session.id.clone(), Session { expires: session.expires.max(there), ..session });
             }
             Write::TouchSession(session) => {
                 if let Some(there) = self.sessions.get_mut(&session.id).filter(|there| there.expires > now) {
-                    *there = session;
+                    *there = Session { expires: session.expires.max(there.expires), ..session };
                 }
             }
             Write::RemoveSession(id) => {
@@ -204,6 +226,7 @@ impl State {
             }
             Write::RemoveSessionsOf(account) => self.sessions.retain(|_, session| session.account != account),
             Write::RemoveAllSessions => self.sessions.clear(),
+            Write::Longest(seconds) => self.longest = self.longest.max(seconds),
             Write::Revoke { what, at, expires } => {
                 self.log_head += 1;
                 let entry = LogEntry { number: self.log_head, what, at, expires };

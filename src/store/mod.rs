@@ -54,7 +54,7 @@ pub enum Write {
     UpdateAccount(Account),
     /// Removes the account. [`StoreError::NoSuchAccount`] where there is none.
     RemoveAccount(AccountId),
-    /// Writes a session, new or renewed.
+    /// Writes a session, new or renewed. One that is there keeps the later of both ends: its older token may live on.
     PutSession(Session),
     /// Rewrites a session only where it is still there (a renewal that raced a logout brings nothing back).
     TouchSession(Session),
@@ -64,8 +64,12 @@ pub enum Write {
     RemoveSessionsOf(AccountId),
     /// Removes every session.
     RemoveAllSessions,
+    /// From now on an entry of the log that ends tokens of unknown end is kept for so many seconds at least: tokens
+    /// that live so long have been accepted.
+    Longest(u64),
     /// Appends to the revocation log; the store gives it the next number. `expires`: Unix seconds after which no
-    /// token that it covers can still be valid.
+    /// token that it covers can still be valid as far as the caller knows. The store keeps it longer where a session that
+    /// it covers, as stored before this list, ends later, and where longer lifetimes were in force before.
     Revoke {
         /// What is over.
         what: Revocation,
@@ -85,16 +89,64 @@ pub struct Applied {
     pub entries: Vec<LogEntry>,
 }
 
-/// Told of every live log entry, in order, before the change that wrote it is acknowledged.
+/// Told of every log entry, in order, before the change that wrote it is acknowledged.
 pub trait LogFollower: Send + Sync {
-    /// `entries` are the live ones in ascending order and `head` is the newest number of the log, which may be higher
+    /// `entries` are those that are still there in ascending order and `head` is the newest number of the log, which may be higher
     /// than that of the last live entry.
     fn extend(&self, entries: &[LogEntry], head: u64);
     /// Everything that the log held at `at`, of the clock that the store was given, has been told.
     fn heard(&self, at: Instant) {
         let _ = at;
     }
+    /// What the store has forgotten meanwhile; told at first and every so often, also where nothing has changed.
+    fn forgotten(&self, forgotten: Forgotten) {
+        let _ = forgotten;
+    }
 }
+
+/// What a store has let go of for good, and the time that it goes by. What an entry covered that is gone has to be known
+/// by other means where a clock goes back, or a lifetime in the configuration grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Forgotten {
+    /// See [`crate::clock::Settled`]; 0: not known. Unix seconds.
+    #[serde(default)]
+    pub settled: u64,
+    /// Entries that had expired by then may be gone. Unix seconds.
+    #[serde(default)]
+    pub until: u64,
+    /// None of those that are gone has a higher number.
+    #[serde(default)]
+    pub number: u64,
+    /// None of those that are gone and ended tokens without a number ended one that was issued later. Unix seconds.
+    #[serde(default)]
+    pub at: u64,
+}
+
+impl Forgotten {
+    /// Notes one more entry that is to go.
+    fn add(&mut self, entry: &LogEntry, until: u64) {
+        self.until = self.until.max(until);
+        self.number = self.number.max(entry.number);
+        if !matches!(entry.what, Revocation::Session { .. } | Revocation::Changed { .. }) {
+            self.at = self.at.max(entry.at);
+        }
+    }
+
+    /// What either has forgotten, by the later time.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            settled: self.settled.max(other.settled),
+            until: self.until.max(other.until),
+            number: self.number.max(other.number),
+            at: self.at.max(other.at),
+        }
+    }
+}
+
+/// How much longer than the longest-lived token that it covers an entry is kept, in seconds: for what was being issued
+/// while it was written.
+const SLACK: u64 = 60;
 
 /// Wrong passwords, counted for all processes that share a store. A bucket is a hash of whose tries are counted together.
 pub trait WrongTries: Send + Sync {
@@ -136,6 +188,10 @@ pub struct Everything {
     pub log_head: u64,
     /// How many changes the store had seen; 0 where it doesn't count them.
     pub sequence: u64,
+    /// What it has let go of for good.
+    pub forgotten: Forgotten,
+    /// See [`Write::Longest`].
+    pub longest: u64,
     /// Accounts, then sessions, then log entries by ascending number; as many as `counts` says.
     pub rows: Box<dyn Iterator<Item = Result<Row, StoreError>> + Send>,
 }
@@ -151,6 +207,10 @@ pub struct Import {
     pub log: Vec<LogEntry>,
     /// The number that the log goes on from; at least that of the last entry.
     pub log_head: u64,
+    /// What the store that this comes from has let go of for good.
+    pub forgotten: Forgotten,
+    /// See [`Write::Longest`].
+    pub longest: u64,
     /// Appends a [`Revocation::All`] with these times.
     pub revoke_all: Option<RevokeAll>,
 }
@@ -176,13 +236,17 @@ pub trait Store: Send + Sync {
     fn session(&self, id: &SessionId) -> StoreFuture<'_, Option<Session>>;
     /// The sessions of one account, or all, oldest first. Expired ones are not among them.
     fn sessions(&self, of: Option<&AccountId>) -> StoreFuture<'_, Vec<Session>>;
+    /// What it has let go of for good.
+    fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
+        Box::pin(std::future::ready(Ok(Forgotten::default())))
+    }
     /// Applies all writes or none. Durable, and told to the followers, when it answers.
     fn apply(&self, writes: Vec<Write>) -> StoreFuture<'_, Applied>;
     /// The number of the newest log entry; 0 where there is none.
     fn log_head(&self) -> StoreFuture<'_, u64>;
-    /// Tells `follower` every live entry at once, then each new one.
+    /// Tells `follower` every entry that has not been cleared away at once, then each new one.
     fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()>;
-    /// Every live log entry (for a dump).
+    /// Every log entry that has not been cleared away, expired or not: whoever reads it may have another clock.
     fn log(&self) -> StoreFuture<'_, Vec<LogEntry>>;
     /// Whether the store takes changes right now.
     fn health(&self) -> StoreFuture<'_, ()>;
@@ -297,6 +361,8 @@ impl Everything {
             },
             log_head,
             sequence: 0,
+            forgotten: Forgotten::default(),
+            longest: 0,
             rows: Box::new(
                 accounts
                     .into_iter()

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::row::{self, AccountRow, Meta};
-use super::{Account, AccountId, Import, LogEntry, Revocation, Session, StoreError, Write};
+use super::{Account, AccountId, Forgotten, Import, LogEntry, Revocation, SLACK, Session, StoreError, Write};
 
 /// The rows that a plan starts from.
 pub(super) trait View {
@@ -26,6 +26,8 @@ pub(super) struct Plan<'view, V> {
     now: u64,
     changes: Changes,
     meta: Meta,
+    /// `meta` has changed by itself, not only with the rows.
+    meta_changed: bool,
     entries: Vec<LogEntry>,
 }
 
@@ -38,11 +40,56 @@ pub(super) struct Planned {
 
 impl<'view, V: View> Plan<'view, V> {
     pub(super) const fn new(view: &'view V, meta: Meta, now: u64) -> Self {
-        Self { view, now, changes: Changes::new(), meta, entries: Vec::new() }
+        Self { view, now, changes: Changes::new(), meta, meta_changed: false, entries: Vec::new() }
+    }
+
+    /// Adds a list of writes. How long each entry of the log is kept is found out first: the sessions that it covers may
+    /// be removed by the same list.
+    pub(super) fn write_all(&mut self, mut writes: Vec<Write>) -> Result<(), StoreError> {
+        for write in &mut writes {
+            if let Write::Revoke { what, at, expires } = write {
+                *expires = self.reach(what, *at, *expires)?;
+            }
+        }
+        writes.into_iter().try_for_each(|write| self.write(write))
+    }
+
+    /// Until when (Unix seconds) a token that an entry covers could live, whatever the configuration says now and will
+    /// say later.
+    fn reach(&self, what: &Revocation, at: u64, expires: u64) -> Result<u64, StoreError> {
+        let keys = match what {
+            Revocation::Session { session } => vec![row::session_key(session)],
+            Revocation::All => self.keys(&[row::SESSIONS])?,
+            Revocation::Account { account } | Revocation::Changed { account } => {
+                let index = self.keys(&row::sessions_of_prefix(account))?;
+                index.iter().filter_map(|key| row::session_key_of_index(key)).collect()
+            }
+            Revocation::AccountWithoutSession { .. } => Vec::new(),
+        };
+        let mut latest = expires;
+        if !matches!(what, Revocation::Session { .. }) {
+            latest = latest.max(at.saturating_add(self.meta.longest).saturating_add(SLACK));
+        }
+        for key in keys {
+            let ends = self.session(&key)?.map_or(0, |session| session.expires);
+            latest = latest.max(ends.saturating_add(SLACK));
+        }
+        Ok(latest)
+    }
+
+    /// Clears an entry of the log away that had expired at `now`.
+    pub(super) fn forget(&mut self, entry: &LogEntry) -> Result<(), StoreError> {
+        self.meta.forgotten.add(entry, self.now);
+        self.remove(&row::log_key(entry.number))
+    }
+
+    /// Notes what time it is, for the next start, also where nothing else changes. Unix seconds.
+    pub(super) const fn note_time(&mut self) {
+        self.meta_changed = true;
     }
 
     /// Adds one write.
-    pub(super) fn write(&mut self, write: Write) -> Result<(), StoreError> {
+    fn write(&mut self, write: Write) -> Result<(), StoreError> {
         match write {
             Write::InsertAccount(account) => self.insert_account(&account),
             Write::UpdateAccount(account) => self.update_account(account),
@@ -75,6 +122,13 @@ impl<'view, V: View> Plan<'view, V> {
                 }
                 Ok(())
             }
+            Write::Longest(seconds) => {
+                if seconds > self.meta.longest {
+                    self.meta.longest = seconds;
+                    self.meta_changed = true;
+                }
+                Ok(())
+            }
             Write::Revoke { what, at, expires } => self.revoke(what, at, expires),
         }
     }
@@ -96,6 +150,9 @@ impl<'view, V: View> Plan<'view, V> {
             self.entries.push(entry);
         }
         self.meta.log_head = self.meta.log_head.max(import.log_head);
+        let settled = self.meta.forgotten.settled;
+        self.meta.forgotten = Forgotten { settled, ..self.meta.forgotten.and(import.forgotten) };
+        self.meta.longest = self.meta.longest.max(import.longest);
         match import.revoke_all {
             Some(times) => self.revoke(Revocation::All, times.at, times.expires),
             None => Ok(()),
@@ -122,7 +179,7 @@ impl<'view, V: View> Plan<'view, V> {
 
     /// Whether nothing would change.
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && !self.meta_changed
     }
 
     /// The rows to write, the store's own among them.
@@ -165,15 +222,17 @@ impl<'view, V: View> Plan<'view, V> {
     fn put_session(&mut self, session: &Session) -> Result<(), StoreError> {
         let key = row::session_key(&session.id);
         let index = row::session_of_key(&session.account, &session.id);
-        if let Some(old) = self.session(&key)?
-            && old.account != session.account
-        {
-            self.remove(&row::session_of_key(&old.account, &old.id))?;
+        let mut session = session.clone();
+        if let Some(old) = self.session(&key)? {
+            session.expires = session.expires.max(old.expires);
+            if old.account != session.account {
+                self.remove(&row::session_of_key(&old.account, &old.id))?;
+            }
         }
         if self.value(&index)?.is_none() {
             self.put(&index, row::encode(&index, &[])?)?;
         }
-        self.put_json(&key, session)
+        self.put_json(&key, &session)
     }
 
     fn revoke(&mut self, what: Revocation, at: u64, expires: u64) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Account, AccountId, Counts, LogEntry, Session, SessionId, StoreError, Username};
+use super::{Account, AccountId, Counts, Forgotten, LogEntry, Session, SessionId, StoreError, Username};
 use crate::secret::Secret;
 
 /// The version of keys and values; in the marker file and at the start of each value.
@@ -59,6 +59,15 @@ pub(super) struct Meta {
     /// The wrapping sum of all rows' checksums: tells a lost or an older row from the right one.
     pub(super) sum: u64,
     pub(super) log_head: u64,
+    /// What was let go of for good.
+    #[serde(default)]
+    pub(super) forgotten: Forgotten,
+    /// The latest time that the wall clock has shown, in Unix seconds.
+    #[serde(default)]
+    pub(super) seen: u64,
+    /// See [`super::Write::Longest`].
+    #[serde(default)]
+    pub(super) longest: u64,
 }
 
 impl Meta {

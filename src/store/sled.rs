@@ -123,7 +123,8 @@ impl Engine {
     pub(super) fn verify(&self) -> Result<Meta, String> {
         guarded(|| {
             let known = self.meta().map_err(told)?.ok_or("nothing in it says what it holds")?;
-            let mut found = Meta { sequence: known.sequence, log_head: known.log_head, ..Meta::default() };
+            let Meta { sequence, log_head, forgotten, seen, longest, .. } = known;
+            let mut found = Meta { sequence, log_head, forgotten, seen, longest, ..Meta::default() };
             for pair in &self.tree {
                 let (key, value) = pair.map_err(|_| "a record can't be read")?;
                 if key == row::META {

@@ -15,8 +15,8 @@ use super::plan::{Plan, Planned, View as _};
 use super::record::sort_sessions;
 use super::row::{self, Meta};
 use super::sled::{Engine, RawRow, guarded};
-use super::{Account, AccountId, Applied, Everything, LogEntry, LogFollower, Row, Session, StoreError, dump};
-use crate::clock::Clock;
+use super::{Account, AccountId, Applied, Everything, Forgotten, LogEntry, LogFollower, Row, Session, StoreError, dump};
+use crate::clock::{Clock, Settled};
 
 /// How many of them share one fsync.
 const GROUP: usize = 256;
@@ -24,6 +24,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// After a failed write the database is opened anew this often.
 const REOPEN_EVERY: Duration = Duration::from_secs(2);
 const PURGE_EVERY: Duration = Duration::from_mins(1);
+/// The time is written down this often where nothing else is.
+const NOTE_TIME_EVERY: u64 = 6 * 3600;
+/// A clock that is so many seconds behind what it has shown before is worth a word.
+const CLOCK_BEHIND: u64 = 300;
 /// How many rows are looked at in one go when clearing away.
 const PURGE_ROWS: usize = 1000;
 /// A dump is written this long after the first change that the last one doesn't have.
@@ -45,6 +49,10 @@ pub(super) struct Core {
     broken: Option<String>,
     reopen_at: Instant,
     purge_at: Instant,
+    /// The time that clearing away goes by.
+    settled: Settled,
+    /// `settled` as it was last written down, in Unix seconds.
+    noted: u64,
     /// The key up to which this round of clearing away has come; empty between rounds.
     purged_to: Vec<u8>,
     dump: DumpState,
@@ -70,7 +78,14 @@ impl Core {
         let folder = Folder::lock(data_dir, options.wait)?;
         let (engine, mark, meta) = guarded(|| folder.open(options.beside_dump)).unwrap_or_else(Err)?;
         let now = clock.instant();
+        let wall = clock.unix_seconds();
+        if wall.saturating_add(CLOCK_BEHIND) < meta.seen {
+            let behind = meta.seen - wall;
+            tracing::warn!(seconds = behind, "the clock is behind the latest time that this store has seen");
+        }
         Ok(Self {
+            settled: Settled::since(meta.forgotten.settled, &clock),
+            noted: meta.forgotten.settled,
             dump: DumpState { written: dump::sequence_of(&folder.dump_path()), due: None, running: None },
             told: meta.log_head,
             folder,
@@ -188,9 +203,10 @@ impl Core {
             // A dump of what was there before may have counted to the same number.
             self.dump.written = None;
         }
+        self.tell_the_time();
         let mut plan = Plan::new(self.engine()?, self.meta.clone(), self.clock.unix_seconds());
         match change {
-            Change::Writes(writes) => writes.into_iter().try_for_each(|write| plan.write(write))?,
+            Change::Writes(writes) => plan.write_all(writes)?,
             Change::Import(import) => plan.import(*import)?,
         }
         if plan.is_empty() {
@@ -209,6 +225,7 @@ impl Core {
             self.fail(&error);
             return Err(error);
         }
+        self.noted = self.meta.forgotten.settled;
         Ok(Applied { log_head: self.meta.log_head, entries })
     }
 
@@ -222,9 +239,23 @@ impl Core {
 
     fn follow(&mut self, follower: Arc<dyn LogFollower>) -> Result<(), StoreError> {
         self.unbroken()?;
-        follower.extend(&self.live_log_after(0)?, self.meta.log_head);
+        follower.extend(&self.log_after(0)?, self.meta.log_head);
+        self.tell_the_time();
+        follower.forgotten(self.meta.forgotten);
         self.followers.push(follower);
         Ok(())
+    }
+
+    /// Brings what is kept of the time up to date; it is written with the next change.
+    fn tell_the_time(&mut self) -> u64 {
+        let settled = self.settled.now(&self.clock);
+        self.meta.forgotten.settled = settled;
+        self.meta.seen = self.meta.seen.max(self.clock.unix_seconds());
+        settled
+    }
+
+    pub(super) fn forgotten(&self) -> Forgotten {
+        self.meta.forgotten
     }
 
     pub(super) fn unbroken(&self) -> Result<(), StoreError> {
@@ -262,12 +293,12 @@ impl Core {
         Ok(sessions)
     }
 
-    pub(super) fn live_log_after(&self, number: u64) -> Result<Vec<LogEntry>, StoreError> {
-        let now = self.clock.unix_seconds();
+    /// Expired ones are among them until they have been cleared away: the clock may be wrong.
+    pub(super) fn log_after(&self, number: u64) -> Result<Vec<LogEntry>, StoreError> {
         let mut entries = Vec::new();
         for (key, value) in self.engine()?.rows(&[row::LOG])? {
             let entry = row::decode_entry(&key, &value)?;
-            if entry.expires > now && entry.number > number {
+            if entry.number > number {
                 entries.push(entry);
             }
         }
@@ -286,6 +317,8 @@ impl Core {
             counts: self.meta.counts(),
             log_head: self.meta.log_head,
             sequence: self.meta.sequence,
+            forgotten: self.meta.forgotten,
+            longest: self.meta.longest,
             rows: Box::new(rows.into_iter().map(|(key, value)| Ok(decode(&key, &value)?))),
         })
     }
@@ -301,6 +334,14 @@ impl Core {
         }
         // There is one writer, this thread: what was acknowledged, the followers have been told.
         self.followers.iter().for_each(|follower| follower.heard(now));
+        self.tell_the_time();
+        self.followers.iter().for_each(|follower| follower.forgotten(self.meta.forgotten));
+        if let Some(seconds) = self.settled.new_jump() {
+            tracing::warn!(
+                seconds,
+                "the clock jumped: nothing is cleared away by the new time before it has stood for a day"
+            );
+        }
         if now >= self.purge_at && self.folder.room(0).is_ok() {
             self.purge_at = now + PURGE_EVERY;
             match guarded(|| self.purge()).unwrap_or_else(Err) {
@@ -332,7 +373,7 @@ impl Core {
                 self.meta.log_head = self.meta.log_head.max(log_head).saturating_add(1);
                 self.broken = None;
                 // What was refused may have reached the disk all the same.
-                match self.live_log_after(told) {
+                match self.log_after(told) {
                     Ok(entries) => self.tell(&entries),
                     Err(error) => return self.fail(&error),
                 }
@@ -348,7 +389,8 @@ impl Core {
     /// Looks at some more rows and removes the sessions and log entries among them that ran out. Says whether there are
     /// more to look at; the next call goes on from there, so that no call holds the changes up for long.
     fn purge(&mut self) -> Result<bool, StoreError> {
-        let now = self.clock.unix_seconds();
+        let now = self.tell_the_time();
+        let note = now >= self.noted.saturating_add(NOTE_TIME_EVERY) || now < self.noted;
         let after = std::mem::take(&mut self.purged_to);
         let engine = self.engine()?;
         let mut plan = Plan::new(engine, self.meta.clone(), now);
@@ -358,12 +400,16 @@ impl Core {
         rows.extend(engine.rows_after(&[row::SESSIONS], &after, left)?);
         for (key, value) in &rows {
             if key.starts_with(&[row::LOG]) {
-                if row::decode_entry(key, value)?.expires <= now {
-                    plan.remove(key)?;
+                let entry = row::decode_entry(key, value)?;
+                if entry.expires <= now {
+                    plan.forget(&entry)?;
                 }
             } else if row::decode_session(key, value)?.expires <= now {
                 plan.remove_session(key)?;
             }
+        }
+        if note {
+            plan.note_time();
         }
         let planned = if plan.is_empty() { None } else { Some(plan.finish()?) };
         if rows.len() == PURGE_ROWS {
@@ -417,11 +463,24 @@ impl Core {
         }
     }
 
+    /// Writes the time down for the next start, where it has gone on much since it was.
+    fn note_time(&mut self) -> Result<(), StoreError> {
+        const WORTH_IT: u64 = 60;
+        let now = self.tell_the_time();
+        if self.meta.sequence == 0 || now.abs_diff(self.noted) < WORTH_IT || self.folder.room(0).is_err() {
+            return Ok(());
+        }
+        let mut plan = Plan::new(self.engine()?, self.meta.clone(), now);
+        plan.note_time();
+        let planned = plan.finish()?;
+        self.write(planned).map(drop)
+    }
+
     fn shut(mut self, reply: Option<Reply<()>>) {
         self.reap_dump(self.clock.instant());
         let mut closed = Ok(());
         if self.broken.is_none() {
-            closed = guarded(|| self.flush())
+            closed = guarded(|| self.note_time().and_then(|()| self.flush()))
                 .unwrap_or_else(Err)
                 .and_then(|()| self.mark.sync().map_err(|error| StoreError::caused("it can't be written", error)));
             if closed.is_ok() && self.meta.sequence > 0 && self.dump.written != Some(self.meta.sequence) {

@@ -15,7 +15,7 @@ use super::fault::Fault;
 use super::rows::{array, big, bounded, json, small};
 use super::{Core, Parameter};
 use crate::store::row::AccountRow;
-use crate::store::{Account, Applied, Import, LogEntry, Revocation, Session, StoreError, Write};
+use crate::store::{Account, Applied, Import, LogEntry, Revocation, SLACK, Session, StoreError, Write};
 
 /// How often a list is tried again because somebody else was at the same rows.
 const TRIES: usize = 4;
@@ -33,7 +33,7 @@ const SESSION: &str = "
         id text, account text, created bigint, renewed bigint, expires bigint, address text, user_agent text)";
 const PUT_SESSION: &str = "
     ON CONFLICT (id) DO UPDATE SET account = excluded.account, created = excluded.created, renewed = excluded.renewed,
-        expires = excluded.expires, address = excluded.address, user_agent = excluded.user_agent";
+        expires = greatest(doorward_session.expires, excluded.expires), address = excluded.address, user_agent = excluded.user_agent";
 const APPEND: &str = "
     WITH entries AS (
         SELECT * FROM ROWS FROM (jsonb_to_recordset($1::text::jsonb) AS (what jsonb, at bigint, expires bigint))
@@ -76,12 +76,19 @@ async fn roll_back(lease: Lease, fault: &Fault) {
 }
 
 async fn attempt(client: &Client, writes: &[Write], now: u64) -> Result<Applied, Fault> {
+    // First of all, for the sessions that they cover may be removed by the same list.
     let mut revokes = Vec::new();
+    for write in writes {
+        if let Write::Revoke { what, at, expires } = write {
+            let expires = reach(client, what, *at, *expires).await?;
+            revokes.push(NewEntry { what: what.clone(), at: *at, expires });
+        }
+    }
     let mut rest = writes;
     while let Some(write) = rest.first() {
         let inserts = rest.iter().take(TOGETHER).map_while(inserted).collect::<Vec<_>>();
         if inserts.is_empty() {
-            one(client, write, now, &mut revokes).await?;
+            one(client, write, now).await?;
             rest = rest.get(1..).unwrap_or_default();
         } else {
             insert_accounts(client, &inserts).await?;
@@ -91,6 +98,28 @@ async fn attempt(client: &Client, writes: &[Write], now: u64) -> Result<Applied,
     finish(client, revokes).await
 }
 
+/// Until when (Unix seconds) a token that an entry covers could live, whatever the configuration says now and will say
+/// later.
+async fn reach(client: &Client, what: &Revocation, at: u64, expires: u64) -> Result<u64, Fault> {
+    const LATEST: &str = "SELECT longest, coalesce((SELECT max(expires) FROM doorward_session";
+    let (filter, value) = match what {
+        Revocation::Session { session } => ("WHERE id = $1", Some(session.as_str())),
+        Revocation::Account { account } | Revocation::Changed { account } => {
+            ("WHERE account = $1", Some(account.as_str()))
+        }
+        Revocation::AccountWithoutSession { .. } => ("WHERE false", None),
+        Revocation::All => ("", None),
+    };
+    let sql = format!("{LATEST} {filter}), 0) FROM doorward_time");
+    let row = match &value {
+        Some(value) => client.query_typed_one(&sql, &[(value, Type::TEXT)]).await?,
+        None => client.query_typed_one(&sql, &[]).await?,
+    };
+    let (longest, ends) = (small(row.try_get(0)?), small(row.try_get(1)?));
+    let of_tokens = if matches!(what, Revocation::Session { .. }) { 0 } else { at.saturating_add(longest) };
+    Ok(expires.max(of_tokens.max(ends).saturating_add(SLACK)))
+}
+
 fn inserted(write: &Write) -> Option<&Account> {
     match write {
         Write::InsertAccount(account) => Some(account),
@@ -98,7 +127,7 @@ fn inserted(write: &Write) -> Option<&Account> {
     }
 }
 
-async fn one(client: &Client, write: &Write, now: u64, revokes: &mut Vec<NewEntry>) -> Result<(), Fault> {
+async fn one(client: &Client, write: &Write, now: u64) -> Result<(), Fault> {
     match write {
         Write::InsertAccount(account) => insert_accounts(client, &[account]).await,
         Write::UpdateAccount(account) => update_account(client, account).await,
@@ -114,10 +143,13 @@ async fn one(client: &Client, write: &Write, now: u64, revokes: &mut Vec<NewEntr
         Write::RemoveSession(id) => remove_sessions(client, Some(("id", id.as_str()))).await,
         Write::RemoveSessionsOf(account) => remove_sessions(client, Some(("account", account.as_str()))).await,
         Write::RemoveAllSessions => remove_sessions(client, None).await,
-        Write::Revoke { what, at, expires } => {
-            revokes.push(NewEntry { what: what.clone(), at: *at, expires: *expires });
+        Write::Longest(seconds) => {
+            let sql = "UPDATE doorward_time SET longest = $1 WHERE longest < $1";
+            client.execute_typed(sql, &[(&big(*seconds), Type::INT8)]).await?;
             Ok(())
         }
+        // Appended at the end.
+        Write::Revoke { .. } => Ok(()),
     }
 }
 
@@ -179,7 +211,7 @@ async fn put_sessions(client: &Client, records: &[String]) -> Result<(), Fault> 
 async fn touch_session(client: &Client, session: &Session, now: u64) -> Result<(), Fault> {
     let sql = format!(
         "UPDATE doorward_session s SET account = n.account, created = n.created, renewed = n.renewed, \
-         expires = n.expires, address = n.address, user_agent = n.user_agent FROM ({SESSION}) n \
+         expires = greatest(s.expires, n.expires), address = n.address, user_agent = n.user_agent FROM ({SESSION}) n \
          WHERE s.id = n.id AND s.expires > $2"
     );
     // One that ran out is gone, whether it has been cleared away yet or not.
@@ -280,6 +312,16 @@ async fn fill(client: &Client, import: &Import) -> Result<Applied, Fault> {
             (SELECT mark FROM doorward_log WHERE number = greatest(h.number, $1)), gen_random_uuid()
         ) RETURNING h.number";
     let mut log_head = small(client.query_typed_one(sql, &[(&big(last), Type::INT8)]).await?.try_get(0)?);
+    let forgotten = &import.forgotten;
+    let time: [Parameter<'_>; 4] = [
+        (&big(import.longest), Type::INT8),
+        (&big(forgotten.until), Type::INT8),
+        (&big(forgotten.number), Type::INT8),
+        (&big(forgotten.at), Type::INT8),
+    ];
+    let sql = "UPDATE doorward_time SET longest = greatest(longest, $1), forgotten_until = greatest(forgotten_until, $2),
+        forgotten_number = greatest(forgotten_number, $3), forgotten_at = greatest(forgotten_at, $4)";
+    client.execute_typed(sql, &time).await?;
     if let Some(times) = import.revoke_all {
         let all = NewEntry { what: Revocation::All, at: times.at, expires: times.expires };
         let (head, appended) = append(client, vec![all]).await?;
@@ -288,42 +330,4 @@ async fn fill(client: &Client, import: &Import) -> Result<Applied, Fault> {
     }
     client.batch_execute("NOTIFY doorward_log; COMMIT").await?;
     Ok(Applied { log_head, entries })
-}
-
-/// Removes what ran out, some of it: whoever calls often has little to do. One replica at a time. `now`: Unix seconds.
-pub(super) async fn clear_away(core: &Core, now: u64) -> Result<(), Fault> {
-    const LOCK: i64 = 0x646f_6f72_7761_7265;
-    const SOME: &str = "LIMIT 5000 FOR UPDATE SKIP LOCKED";
-    let lease = core.begin("BEGIN").await?;
-    let sql = "SELECT pg_try_advisory_xact_lock($1)";
-    let cleared = async {
-        let client = lease.client();
-        if client.query_typed_one(sql, &[(&LOCK, Type::INT8)]).await?.try_get::<_, bool>(0)? {
-            let now = big(now);
-            let session = format!(
-                "DELETE FROM doorward_session WHERE id IN (SELECT id FROM doorward_session WHERE expires <= $1 {SOME})"
-            );
-            client.execute_typed(&session, &[(&now, Type::INT8)]).await?;
-            // The newest stays: it is where readers go on from. So do those that ran out a moment ago.
-            let log = format!(
-                "DELETE FROM doorward_log WHERE number IN (SELECT number FROM doorward_log WHERE expires <= $1 \
-                 AND number < (SELECT max(number) FROM doorward_log) {SOME})"
-            );
-            client.execute_typed(&log, &[(&now.saturating_sub(3600), Type::INT8)]).await?;
-            let tries = format!(
-                "DELETE FROM doorward_wrong_try WHERE ctid = ANY(ARRAY(SELECT ctid FROM doorward_wrong_try \
-                 WHERE expires <= clock_timestamp() {SOME}))"
-            );
-            client.execute_typed(&tries, &[]).await?;
-        }
-        client.batch_execute("COMMIT").await?;
-        Ok(())
-    };
-    match cleared.await {
-        Ok(()) => {
-            lease.give_back();
-            Ok(())
-        }
-        Err(fault) => Err(fault),
-    }
 }

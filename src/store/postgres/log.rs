@@ -23,7 +23,7 @@ use super::connections::Connection;
 use super::fault::Fault;
 use super::rows::{big, record, small};
 use super::{Core, Parameter, within};
-use crate::store::{LogEntry, LogFollower, StoreError};
+use crate::store::{Forgotten, LogEntry, LogFollower, StoreError};
 
 /// Entries that are read in one statement.
 const PAGE: usize = 10_000;
@@ -37,17 +37,18 @@ const TRIES: usize = 4;
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 const READ: &str = "
-    SELECT h.number, h.mark::text, (SELECT mark::text FROM doorward_log WHERE number = $1), e.entry, e.number, e.mark
-    FROM doorward_log_head h LEFT JOIN (
+    SELECT h.number, h.mark::text, (SELECT mark::text FROM doorward_log WHERE number = $1), e.entry, e.number, e.mark,
+        t.settled, t.forgotten_until, t.forgotten_number, t.forgotten_at
+    FROM doorward_log_head h CROSS JOIN doorward_time t LEFT JOIN (
         SELECT row_to_json(l)::text AS entry, number, mark::text AS mark
-        FROM doorward_log l WHERE number > $1 AND expires > $2 ORDER BY number LIMIT $3
+        FROM doorward_log l WHERE number > $1 ORDER BY number LIMIT $2
     ) e ON true
     ORDER BY e.number";
 /// A session is revoked by its name, whatever the number.
 const RAISE: &str = "
     WITH again AS (
         SELECT what, at, expires, row_number() OVER (ORDER BY number) AS place, count(*) OVER () AS all_of_them
-        FROM doorward_log WHERE at >= $3 AND expires > $4 AND what->>'kind' <> 'session'
+        FROM doorward_log WHERE at >= $3 AND what->>'kind' <> 'session'
     ), head AS (
         UPDATE doorward_log_head SET number = $1 + (SELECT count(*) FROM again), mark = gen_random_uuid()
         WHERE mark = $2::text::uuid AND number < $1 RETURNING mark
@@ -110,6 +111,7 @@ struct Page {
     head: Place,
     /// The mark under which our place's number is there, where it is.
     known: Option<String>,
+    forgotten: Forgotten,
     entries: Vec<LogEntry>,
     /// Of the last entry.
     last: Option<Place>,
@@ -188,12 +190,12 @@ impl Log {
         for _ in 0..TRIES {
             let from = place.clone().unwrap_or(BEGINNING);
             match read(core, client, &from).await? {
-                Reading::Whole(mut entries, head) => {
+                Reading::Whole(mut entries, head, forgotten) => {
                     let newcomer = self.followers.borrow().iter().any(|follower| follower.told.is_none());
                     let mut told = head.number;
                     if newcomer && from != BEGINNING {
                         // The place stays the one that was compared.
-                        let Reading::Whole(all, newest) = read(core, client, &BEGINNING).await? else { continue };
+                        let Reading::Whole(all, newest, _) = read(core, client, &BEGINNING).await? else { continue };
                         (entries, told) = (all, newest.number);
                     }
                     self.tell(&entries, told);
@@ -201,13 +203,13 @@ impl Log {
                     *place = Some(head);
                     self.heard_at.set(now);
                     self.outcome.send_modify(|outcome| outcome.done = reading);
-                    self.heard(began);
+                    self.heard(began, forgotten);
                     return Ok(());
                 }
                 Reading::Broken { at, standing, head } => {
                     if standing == Standing::Other {
                         let since = self.heard_at.get().saturating_sub(CLOCKS_APART);
-                        within(core.patience, raise(client, &at, &head, since, now)).await?;
+                        within(core.patience, raise(client, &at, &head, since)).await?;
                     }
                     // What comes now is told to everybody from the beginning. What they know already stays in force.
                     for follower in &mut *self.followers.borrow_mut() {
@@ -242,12 +244,13 @@ impl Log {
         }
     }
 
-    fn heard(&self, began: Instant) {
+    fn heard(&self, began: Instant, forgotten: Forgotten) {
         if self.problem.borrow_mut().take().is_some() {
             tracing::info!("the revocation log can be read again, and was");
         }
         for follower in &*self.followers.borrow() {
             guarded(|| follower.follower.heard(began));
+            guarded(|| follower.follower.forgotten(forgotten));
         }
     }
 
@@ -264,8 +267,8 @@ impl Log {
 
 /// What came of reading to the end.
 enum Reading {
-    /// The entries after the place, and the log's head.
-    Whole(Vec<LogEntry>, Place),
+    /// The entries after the place, the log's head, and what is gone.
+    Whole(Vec<LogEntry>, Place, Forgotten),
     /// The place is not there as it was.
     Broken { at: Place, standing: Standing, head: Place },
 }
@@ -275,7 +278,7 @@ async fn read(core: &Core, client: &Client, from: &Place) -> Result<Reading, Fau
     let mut entries = Vec::new();
     loop {
         // Each look has its time, for a long log takes many.
-        let page = within(core.patience, look(client, &from, core.clock.unix_seconds())).await?;
+        let page = within(core.patience, look(client, &from)).await?;
         let standing = page.standing(&from);
         if standing != Standing::Same {
             return Ok(Reading::Broken { at: from, standing, head: page.head });
@@ -284,7 +287,7 @@ async fn read(core: &Core, client: &Client, from: &Place) -> Result<Reading, Fau
         entries.extend(page.entries);
         match page.last {
             Some(last) if full => from = last,
-            _ => return Ok(Reading::Whole(entries, page.head)),
+            _ => return Ok(Reading::Whole(entries, page.head, page.forgotten)),
         }
     }
 }
@@ -313,13 +316,14 @@ impl Page {
     }
 }
 
-async fn look(client: &Client, from: &Place, now: u64) -> Result<Page, Fault> {
-    let parameters: [Parameter<'_>; 3] =
-        [(&big(from.number), Type::INT8), (&big(now), Type::INT8), (&big(PAGE as u64), Type::INT8)];
+async fn look(client: &Client, from: &Place) -> Result<Page, Fault> {
+    let parameters: [Parameter<'_>; 2] = [(&big(from.number), Type::INT8), (&big(PAGE as u64), Type::INT8)];
     let rows = client.query_typed(READ, &parameters).await?;
     let first = rows.first().ok_or_else(|| StoreError::unavailable("its log has no head"))?;
     let head = Place { number: small(first.try_get(0)?), mark: Some(first.try_get(1)?) };
     let known = first.try_get(2)?;
+    let number = |column: usize| Ok::<_, Fault>(small(first.try_get(column)?));
+    let forgotten = Forgotten { settled: number(6)?, until: number(7)?, number: number(8)?, at: number(9)? };
     let mut entries = Vec::with_capacity(rows.len());
     let mut last = None;
     for row in &rows {
@@ -329,13 +333,13 @@ async fn look(client: &Client, from: &Place, now: u64) -> Result<Page, Fault> {
         last = Some((row.try_get::<_, i64>(4)?, row.try_get::<_, String>(5)?));
     }
     let last = last.map(|(number, mark)| Place { number: small(number), mark: Some(mark) });
-    Ok(Page { head, known, entries, last })
+    Ok(Page { head, known, forgotten, entries, last })
 }
 
 /// Raises the log's numbers above all that were `seen`, and says again what others have revoked since the log that we
 /// knew was last heard of (`since`): they may have written it under numbers that tokens of the lost log name already.
 /// All in one statement, which does nothing where the head has moved meanwhile. Times are Unix seconds.
-async fn raise(client: &Client, seen: &Place, head: &Place, since: u64, now: u64) -> Result<(), Fault> {
+async fn raise(client: &Client, seen: &Place, head: &Place, since: u64) -> Result<(), Fault> {
     tracing::error!(
         seen = seen.number,
         now = head.number,
@@ -345,8 +349,8 @@ async fn raise(client: &Client, seen: &Place, head: &Place, since: u64, now: u64
     // Another replica may have done it already.
     if head.number < seen.number.saturating_add(GAP / 2) {
         let raised = big(seen.number.max(head.number).saturating_add(GAP));
-        let parameters: [Parameter<'_>; 4] =
-            [(&raised, Type::INT8), (&head.mark, Type::TEXT), (&big(since), Type::INT8), (&big(now), Type::INT8)];
+        let parameters: [Parameter<'_>; 3] =
+            [(&raised, Type::INT8), (&head.mark, Type::TEXT), (&big(since), Type::INT8)];
         client.execute_typed(RAISE, &parameters).await?;
         client.batch_execute("NOTIFY doorward_log").await?;
     }

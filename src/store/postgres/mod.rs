@@ -7,6 +7,7 @@
 //!   of them by `NOTIFY`, which only wakes: what counts is the log's table (see [`log`]).
 
 mod change;
+mod clear;
 mod connections;
 mod fault;
 mod log;
@@ -17,7 +18,7 @@ mod tests;
 mod tls;
 mod tries;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -36,10 +37,10 @@ use self::rows::{big, record, small};
 use self::tls::Encryption;
 use super::row::AccountRow;
 use super::{
-    Account, AccountId, Applied, Counts, Everything, Import, LogEntry, LogFollower, Row, Session, SessionId, Store,
-    StoreError, StoreFuture, Username, Write, WrongTries,
+    Account, AccountId, Applied, Counts, Everything, Forgotten, Import, LogEntry, LogFollower, Row, Session, SessionId,
+    Store, StoreError, StoreFuture, Username, Write, WrongTries,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Settled};
 use crate::config::Database;
 
 /// How many calls may be under way or wait for a connection.
@@ -97,6 +98,8 @@ struct Core {
     /// How long the one that listens waits for an answer.
     patience: Duration,
     heartbeat: Duration,
+    /// The time that clearing away goes by, as far as this process has lived through it.
+    settled: RefCell<Option<Settled>>,
     /// Whether there are followers, and somebody who keeps them told.
     listening: Cell<bool>,
     closed: Notify,
@@ -123,6 +126,7 @@ impl Postgres {
                 limit: timeout,
                 patience,
                 heartbeat: (max_staleness / 4).min(Duration::from_secs(1)),
+                settled: RefCell::new(None),
                 listening: Cell::new(false),
                 closed: Notify::new(),
             });
@@ -336,7 +340,7 @@ impl Core {
     async fn keep_house(self: Rc<Self>) {
         loop {
             tokio::time::sleep(CLEAR_EVERY).await;
-            let cleared = change::clear_away(&self, self.clock.unix_seconds());
+            let cleared = clear::clear_away(&self);
             if let Ok(Err(fault)) = tokio::time::timeout(self.limit, cleared).await {
                 let error = StoreError::from(fault);
                 tracing::debug!(error = %log::causes(&error), "what ran out could not be cleared away; tried again soon");
@@ -351,7 +355,10 @@ impl Core {
     }
 
     async fn everything(&self) -> Result<Everything, Fault> {
-        let queries: [(&str, &[Parameter<'_>]); 4] = [
+        let time = "SELECT json_build_object('longest', longest, 'forgotten', json_build_object('settled', settled,
+            'until', forgotten_until, 'number', forgotten_number, 'at', forgotten_at))::text FROM doorward_time";
+        let queries: [(&str, &[Parameter<'_>]); 5] = [
+            (time, &[]),
             ("SELECT number::text FROM doorward_log_head", &[]),
             ("SELECT row_to_json(a)::text FROM doorward_account a ORDER BY id", &[]),
             ("SELECT row_to_json(s)::text FROM doorward_session s ORDER BY id", &[]),
@@ -359,12 +366,15 @@ impl Core {
         ];
         let mut found = self.portions(&queries).await?.into_iter();
         let mut next = || found.next().unwrap_or_default();
-        let (head, accounts, sessions, entries) = (next(), next(), next(), next());
+        let (time, head, accounts, sessions, entries) = (next(), next(), next(), next(), next());
+        let time: Time = time.first().map(|time| record(time)).transpose()?.unwrap_or_default();
         let count = |rows: &[String]| u64::try_from(rows.len()).unwrap_or(u64::MAX);
         Ok(Everything {
             counts: Counts { accounts: count(&accounts), sessions: count(&sessions), entries: count(&entries) },
             log_head: head.first().and_then(|head| head.parse().ok()).unwrap_or_default(),
             sequence: 0,
+            forgotten: time.forgotten,
+            longest: time.longest,
             rows: Box::new(
                 accounts
                     .into_iter()
@@ -374,6 +384,13 @@ impl Core {
             ),
         })
     }
+}
+
+/// What `doorward_time` says.
+#[derive(Default, serde::Deserialize)]
+struct Time {
+    longest: u64,
+    forgotten: Forgotten,
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
@@ -470,12 +487,20 @@ impl Store for Postgres {
 
     fn log(&self) -> StoreFuture<'_, Vec<LogEntry>> {
         let rows = self.long_call(async |core| {
-            let sql = "SELECT row_to_json(l)::text FROM doorward_log l WHERE expires > $1 ORDER BY number";
-            let now = big(core.clock.unix_seconds());
-            let query: (&str, &[Parameter<'_>]) = (sql, &[(&now, Type::INT8)]);
+            let query: (&str, &[Parameter<'_>]) =
+                ("SELECT row_to_json(l)::text FROM doorward_log l ORDER BY number", &[]);
             Ok(core.portions(&[query]).await?.into_iter().flatten().collect::<Vec<_>>())
         });
         Box::pin(async move { records(rows.await?, record).await })
+    }
+
+    fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
+        self.call(async |core| {
+            let sql = "SELECT settled, forgotten_until, forgotten_number, forgotten_at FROM doorward_time";
+            let row = core.read(async |client| Ok(client.query_typed_one(sql, &[]).await?)).await?;
+            let number = |column: usize| Ok::<_, Fault>(small(row.try_get(column)?));
+            Ok(Forgotten { settled: number(0)?, until: number(1)?, number: number(2)?, at: number(3)? })
+        })
     }
 
     fn health(&self) -> StoreFuture<'_, ()> {

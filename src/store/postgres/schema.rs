@@ -10,7 +10,7 @@ use super::fault::Fault;
 use crate::store::StoreError;
 
 /// Brings an empty database to version 1, version 1 to 2, and so on.
-const STEPS: [&str; 1] = [include_str!("schema_1.sql")];
+const STEPS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 /// Any number that no other program uses: "doorward" in ASCII.
 const LOCK: i64 = 0x646f_6f72_7761_7264;
 

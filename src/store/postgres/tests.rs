@@ -80,7 +80,7 @@ fn three_at_once() {
         stores[0].apply(vec![Write::InsertAccount(account("kim"))]).await.unwrap();
         assert_eq!(stores[2].accounts().await.unwrap().len(), 1);
     });
-    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["1"]]);
+    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["2"]]);
 }
 
 #[test]
@@ -88,11 +88,11 @@ fn a_newer_schema_is_refused_and_left_alone() {
     let database = Cluster::shared().database();
     let store = open_postgres(&database.url(), &clock());
     wait_for(store.health()).unwrap();
-    database.sql("UPDATE doorward_schema SET version = 2");
+    database.sql("UPDATE doorward_schema SET version = 3");
     let store = open_postgres(&database.url(), &clock());
     let refused = wait_for(store.follow(Arc::new(Heard::default()))).unwrap_err();
-    assert!(matches!(refused, StoreError::NewerSchema { found: 2, known: 1 }), "{refused}");
-    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["2"]]);
+    assert!(matches!(refused, StoreError::NewerSchema { found: 3, known: 2 }), "{refused}");
+    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["3"]]);
 }
 
 #[test]
@@ -379,25 +379,103 @@ fn a_long_log_is_read_whole_and_told_once() {
 #[test]
 fn what_ran_out_is_cleared_away_and_readers_go_on() {
     let database = Cluster::shared().database();
-    let clock = clock();
+    let (clock, real) = real_clock();
     let store = open_postgres(&database.url(), &clock);
     wait_for(async {
         let heard = follower(&store).await;
-        let kim = account("kim");
-        let list = vec![Write::PutSession(session(&kim.id, NOW)), revoke(Revocation::All), revoke(Revocation::All)];
-        store.apply(list).await.unwrap();
+        let over = real - 3 * 3600;
+        store.apply(what_ended(over)).await.unwrap();
         store.wrong_tries().unwrap().wrong([1; 16], Duration::from_millis(1)).await.unwrap();
-        clock.advance(Duration::from_hours(3));
-        let cleared = store.long_call(async |core| change::clear_away(&core, core.clock.unix_seconds()).await);
-        cleared.await.unwrap();
-        let left = database.sql(
-            "SELECT (SELECT count(*) FROM doorward_session), (SELECT count(*) FROM doorward_log), \
-             (SELECT count(*) FROM doorward_wrong_try)",
-        );
-        assert_eq!(left, [["0", "1", "0"]], "the newest entry stays");
+        database.sql("UPDATE doorward_wrong_try SET expires = expires - interval '1 hour'");
+        clear(&store).await;
+        assert_eq!(rows(&database), ["0", "1", "0"], "the newest entry stays");
         let late = Write::Revoke { what: Revocation::All, at: NOW, expires: NOW + 20_000 };
         store.apply(vec![late]).await.unwrap();
         assert_eq!(heard.numbers(), [1, 2, 3]);
+    });
+}
+
+/// A clock that shows what the database's shows, for all three have to agree; and the time.
+fn real_clock() -> (Clock, u64) {
+    let real = Clock::system().unix_seconds();
+    (Clock::manual(real), real)
+}
+
+/// A session and two log entries that ended then.
+fn what_ended(expires: u64) -> Vec<Write> {
+    let entry = || Write::Revoke { what: Revocation::All, at: expires - 60, expires };
+    let session = Session { expires, ..session(&account("kim").id, NOW) };
+    // The session comes after, or the entries would live as long as it does and a little longer.
+    vec![entry(), entry(), Write::PutSession(session)]
+}
+
+async fn clear(store: &Postgres) {
+    store.long_call(async |core| clear::clear_away(&core).await).await.unwrap();
+}
+
+/// How many sessions, log entries and wrong tries are left.
+fn rows(database: &TestDatabase) -> Vec<String> {
+    let sql = "SELECT (SELECT count(*) FROM doorward_session), (SELECT count(*) FROM doorward_log), \
+               (SELECT count(*) FROM doorward_wrong_try)";
+    database.sql(sql).remove(0)
+}
+
+#[test]
+fn one_replica_with_a_wrong_clock_clears_nothing_away() {
+    let database = Cluster::shared().database();
+    let (right, real) = real_clock();
+    let wrong = Clock::manual(real);
+    let stores = [&right, &wrong].map(|clock| open_postgres(&database.url(), clock));
+    wait_for(async {
+        let day = 24 * 3600;
+        let list = [what_ended(real + day), what_ended(real + 7 * day), what_ended(real + 30 * day)];
+        stores[0].apply(list.concat()).await.unwrap();
+        for store in &stores {
+            clear(store).await;
+        }
+        wrong.set_by(31 * 86_400);
+        // Long enough for it to believe its own clock; the database's does not agree.
+        for _ in 0..50 {
+            wrong.advance(Duration::from_mins(31));
+            right.advance(Duration::from_secs(65));
+            for store in &stores {
+                clear(store).await;
+            }
+        }
+        assert_eq!(rows(&database), ["3", "6", "0"]);
+        // One that starts with such a clock.
+        let late = Clock::manual(real + 31 * 86_400);
+        let third = open_postgres(&database.url(), &late);
+        for _ in 0..3 {
+            clear(&third).await;
+            late.advance(Duration::from_secs(65));
+        }
+        assert_eq!(rows(&database), ["3", "6", "0"]);
+        let heard = follower(&third).await;
+        assert_eq!(heard.numbers(), [1, 2, 3, 4, 5, 6], "and it knows all of it");
+    });
+}
+
+#[test]
+fn a_wrong_clock_of_the_database_clears_nothing_away() {
+    let database = Cluster::shared().database();
+    // The database is ahead by two days of what this machine has lived through.
+    let clock = Clock::manual(Clock::system().unix_seconds() - 2 * 86_400);
+    let store = open_postgres(&database.url(), &clock);
+    wait_for(async {
+        store.apply(what_ended(clock.unix_seconds() + 3600)).await.unwrap();
+        store.wrong_tries().unwrap().wrong([1; 16], Duration::from_millis(1)).await.unwrap();
+        for _ in 0..5 {
+            clear(&store).await;
+            clock.advance(Duration::from_secs(65));
+        }
+        assert_eq!(rows(&database), ["1", "2", "1"]);
+        // Wherever time has really passed, it goes.
+        clock.advance(Duration::from_hours(3));
+        clear(&store).await;
+        assert_eq!(rows(&database), ["0", "1", "1"]);
+        let gone = store.forgotten().await.unwrap();
+        assert!(gone.number == 1 && gone.until >= clock.unix_seconds() - 3600 - 60, "{gone:?}");
     });
 }
 
