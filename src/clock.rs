@@ -5,13 +5,13 @@
 
 use std::future::Future as _;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 #[cfg(any(test, fuzzing))]
 use std::sync::{
     Arc,
     atomic::{AtomicI64, AtomicU64, Ordering},
 };
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 /// A source of time. Cheap to clone; clones of a manual clock move together.
 #[derive(Clone, Debug)]
@@ -274,14 +274,14 @@ mod tests {
             let mut settled = Settled::since(0, &clock);
             assert_eq!(settled.now(&clock), 1_800_000_000);
             clock.set_by(jump);
-            for minute in 1..=60 * 24 - 1 {
-                clock.advance(Duration::from_secs(60));
+            for minute in 1..(60 * 24) {
+                clock.advance(Duration::from_mins(1));
                 let lived = 1_800_000_000 + minute * 60;
                 assert_eq!(settled.now(&clock), lived.min(clock.unix_seconds()), "{jump}, minute {minute}");
             }
             assert_eq!(settled.new_jump(), Some(jump));
             assert_eq!(settled.new_jump(), None, "each is told once");
-            clock.advance(Duration::from_secs(120));
+            clock.advance(Duration::from_mins(2));
             assert_eq!(settled.now(&clock), clock.unix_seconds(), "{jump}");
         }
     }
@@ -293,11 +293,11 @@ mod tests {
         for _ in 0..200 {
             clock.set_by(31 * 24 * 3600);
             for _ in 0..10 {
-                clock.advance(Duration::from_secs(600));
+                clock.advance(Duration::from_mins(10));
                 settled.now(&clock);
             }
             clock.set_by(-31 * 24 * 3600);
-            clock.advance(Duration::from_secs(600));
+            clock.advance(Duration::from_mins(10));
             assert_eq!(settled.now(&clock), clock.unix_seconds(), "a jump was believed, or never forgiven");
         }
     }

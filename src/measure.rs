@@ -42,7 +42,7 @@ pub struct Line {
     parts: Parts,
     admitted: Admitted,
     identified: Identified,
-    now: u64,
+    clock: Clock,
 }
 
 const CONFIG: &str = r#"
@@ -107,7 +107,7 @@ impl Line {
         let edge = Edge { trusted_proxies: Vec::new(), scheme: Scheme::Http };
         let admitted = admit(&parts, PEER, &edge).map_err(|malformed| malformed.code())?;
         let mut tokens = TokenCache::new(DEFAULT_CAPACITY);
-        let identified = identify(&parts.headers, &config.cookie.name, &ring, &mut tokens, &log, now);
+        let identified = identify(&parts.headers, &config.cookie.name, &ring, &mut tokens, &log, &clock);
         if identified.credential.is_none() {
             return Err("the token of the bench is no login".into());
         }
@@ -120,7 +120,7 @@ impl Line {
             parts,
             admitted,
             identified,
-            now,
+            clock,
             config,
         })
     }
@@ -147,7 +147,7 @@ impl Line {
 
     fn identify(&self, tokens: &mut TokenCache) -> bool {
         let name = &self.config.cookie.name;
-        let found = identify(&self.parts.headers, name, &self.ring, tokens, &self.revocations, self.now);
+        let found = identify(&self.parts.headers, name, &self.ring, tokens, &self.revocations, &self.clock);
         found.credential.is_some()
     }
 

@@ -30,7 +30,9 @@ use crate::feed::Feed;
 use crate::files::{self, Hands};
 use crate::gate::{Live, LiveError};
 use crate::server::ListenError;
-use crate::store::{Forgotten, LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError};
+use crate::store::{
+    Forgotten, LogEntry, LogFollower, Nothing, Postgres, PostgresOptions, Sled, SledOptions, Store, StoreError,
+};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;

@@ -114,7 +114,7 @@ async fn what_was_revoked_stays_so_whatever_the_clock_shows_meanwhile() {
     }
     // After its time it is gone, and a clock that goes back brings no token back.
     for _ in 0..32 {
-        clock.advance(Duration::from_secs(DAY));
+        clock.advance(Duration::from_hours(24));
         process.minutes(1).await;
     }
     assert_eq!(process.revocations.len(), 0);
@@ -151,7 +151,7 @@ async fn a_revocation_outlives_lifetimes_that_were_shortened_for_a_while() {
     assert!(process.is_good(&long, &good));
     // A limit that was never in force before: the entry is gone, what it ended is not back.
     for _ in 0..40 {
-        clock.advance(Duration::from_secs(DAY));
+        clock.advance(Duration::from_hours(24));
         process.minutes(1).await;
     }
     assert_eq!(process.revocations.len(), 0);

@@ -291,7 +291,15 @@ impl Key {
             }
             Algorithm::Hs256 => return None,
         };
-        Some(Self { kid, algorithm, signing: None, verifying, public: Some(public), accepted_until: None, is_listed: true })
+        Some(Self {
+            kid,
+            algorithm,
+            signing: None,
+            verifying,
+            public: Some(public),
+            accepted_until: None,
+            is_listed: true,
+        })
     }
 
     fn sign(&self, message: &[u8]) -> Option<String> {
@@ -458,7 +466,15 @@ mod tests {
 
     /// A key that only verifies, as [`Key::new`] makes its verifying half.
     fn verifying(algorithm: Algorithm, verifying: DecodingKey) -> Key {
-        Key { kid: String::from("vector"), algorithm, signing: None, verifying, public: None, accepted_until: None, is_listed: true }
+        Key {
+            kid: String::from("vector"),
+            algorithm,
+            signing: None,
+            verifying,
+            public: None,
+            accepted_until: None,
+            is_listed: true,
+        }
     }
 
     /// What ended as the vector says, and what did not.

@@ -26,6 +26,7 @@ use http::HeaderMap;
 
 pub use self::renewal::Asker;
 
+use crate::clock::Clock;
 use crate::policy::{Caller, Principal, Unidentified};
 use crate::store::{AccountId, SessionId};
 
@@ -77,7 +78,9 @@ pub struct Identified {
     /// The token behind a [`Caller::Person`].
     pub credential: Option<(Arc<Verified>, Source)>,
     pub standing: Standing,
-    /// A cookie of our name came but is no login: the refusal that follows clears it.
+    /// A cookie of our name came that a key of ours signed and that is no login any more: the refusal that follows clears
+    /// it. What somebody else signed is not ours to clear, and neither is what may be good in a moment or by another
+    /// reading of the clock.
     pub stale_cookie: bool,
     /// The bearer token is one that our keys made (valid or not any more): it goes no further than here.
     pub own_bearer: bool,
@@ -91,22 +94,40 @@ const MAX_CREDENTIALS: usize = 32;
 /// Finds out who sent a request, without I/O. Tries every cookie of the name and `Authorization: Bearer`; valid ones of
 /// two people count as none, and so does a heap of more than 32. `now`: Unix seconds.
 ///
-/// While [`revocation::Revocations::is_ready`] is false nobody is let in; the caller answers 503 before it comes here.
+/// While [`revocation::Revocations::is_ready`] is false nobody is let in.
 pub fn identify(
     headers: &HeaderMap,
     cookie_name: &str,
     ring: &keys::KeyRing,
     cache: &mut cache::TokenCache,
     revocations: &revocation::Revocations,
-    now: u64,
+    clock: &Clock,
 ) -> Identified {
+    let now = clock.unix_seconds();
     let cookies = crate::message::cookies::values(headers, cookie_name);
     let bearers = headers.get_all(http::header::AUTHORIZATION).iter().filter_map(bearer);
-    identify_tokens(cookies, bearers, |token| {
+    let check = |token: &str| {
         let verified = cache.verify(token, ring, now)?;
         let standing = revocations.standing(&verified);
         Ok((verified, standing))
-    })
+    };
+    identify_tokens(cookies, bearers, check, |token, error| is_over_for_good(token, error, ring, revocations, clock))
+}
+
+/// Whether a token that failed is one of ours, and will never be a login again.
+fn is_over_for_good(
+    token: &str,
+    error: &token::TokenError,
+    ring: &keys::KeyRing,
+    revocations: &revocation::Revocations,
+    clock: &Clock,
+) -> bool {
+    match error {
+        token::TokenError::Expired => revocations
+            .time_that_is_over(clock)
+            .is_some_and(|over| matches!(ring.verify(token, over), Err(token::TokenError::Expired))),
+        error => error.is_signed_by_us() && !error.is_for_another() && *error != token::TokenError::NotYet,
+    }
 }
 
 /// The text of the credential that [`identify`] found: for a gateway that has to show it to its centre.
@@ -146,16 +167,24 @@ fn identify_tokens<'a>(
     cookies: impl Iterator<Item = &'a str>,
     bearers: impl Iterator<Item = &'a str>,
     mut check: impl FnMut(&str) -> Result<(Arc<Verified>, Standing), token::TokenError>,
+    is_over_for_good: impl Fn(&str, &token::TokenError) -> bool,
 ) -> Identified {
     let mut found = Found::default();
+    let (mut is_stale, mut may_be_good) = (false, false);
     for (index, token) in cookies.enumerate() {
-        found.cookie_came = true;
         if index >= MAX_CREDENTIALS {
             // What nobody looked at may name another person.
             found.conflict = true;
             break;
         }
-        found.add(check(token), Source::Cookie);
+        let result = check(token);
+        match &result {
+            Ok((_, Standing::Revoked)) => is_stale = true,
+            Err(error) if is_over_for_good(token, error) => is_stale = true,
+            Err(token::TokenError::NotYet | token::TokenError::Expired) => may_be_good = true,
+            Ok(_) | Err(_) => {}
+        }
+        found.add(result, Source::Cookie);
     }
     let cookies_conflict = found.conflict;
     let cookie_is_good = found.best.is_some() && !cookies_conflict;
@@ -173,7 +202,7 @@ fn identify_tokens<'a>(
         };
         found.add(result, Source::Bearer);
     }
-    let stale_cookie = found.cookie_came && !cookie_is_good;
+    let stale_cookie = cookies_conflict || (is_stale && !cookie_is_good && !may_be_good);
     let nobody = |why| Identified {
         caller: Caller::Anonymous(why),
         credential: None,
@@ -201,7 +230,6 @@ fn identify_tokens<'a>(
 /// What the credentials looked at so far come to.
 #[derive(Default)]
 struct Found {
-    cookie_came: bool,
     best: Option<(Arc<Verified>, Standing, Source)>,
     conflict: bool,
     unknown_key: bool,
@@ -260,7 +288,10 @@ mod tests {
             let standing = fixture.revocations.standing(&verified);
             Ok((verified, standing))
         };
-        identify_tokens(cookies.iter().copied(), bearers.iter().copied(), &mut check)
+        let over = |token: &str, error: &token::TokenError| {
+            is_over_for_good(token, error, &fixture.ring, &fixture.revocations, &fixture.clock)
+        };
+        identify_tokens(cookies.iter().copied(), bearers.iter().copied(), &mut check, over)
     }
 
     fn reason(identified: &Identified) -> Option<Unidentified> {
@@ -281,10 +312,53 @@ mod tests {
         }
         let identified = identify_with(&fixture, &["garbage"], &[]);
         assert_eq!(reason(&identified), Some(Unidentified::InvalidToken));
-        assert!(identified.stale_cookie);
+        assert!(!identified.stale_cookie, "it is not ours to clear");
         let identified = identify_with(&fixture, &[], &[]);
         assert_eq!(reason(&identified), Some(Unidentified::NoCredential));
         assert!(!identified.stale_cookie);
+    }
+
+    #[test]
+    fn only_what_is_ours_and_over_for_good_is_cleared() {
+        let fixture = Fixture::new();
+        let tell = |settled| {
+            let forgotten = crate::store::Forgotten { settled, ..Default::default() };
+            fixture.revocations.forget(forgotten, &fixture.clock);
+        };
+        let signed = |claims: serde_json::Value| {
+            let key = jsonwebtoken::EncodingKey::from_secret(testing::SECRET.as_bytes());
+            jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+        };
+        let claims = |change: serde_json::Value| {
+            let mut claims = serde_json::json!({ "_id": "a", "username": "kim", "iat": NOW, "exp": NOW + 99 });
+            claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            claims
+        };
+        let expired = signed(claims(serde_json::json!({ "iat": NOW - 900, "exp": NOW - 400 })));
+        let not_yet = signed(claims(serde_json::json!({ "iat": NOW + 60 })));
+        let for_another = signed(claims(serde_json::json!({ "aud": "shop" })));
+        let by_another = signed(claims(serde_json::json!({ "iss": "shop" })));
+        let mistaken = signed(claims(serde_json::json!({ "username": "k im" })));
+        let forged = expired.rsplit_once('.').unwrap().0.to_owned() + ".AAAA";
+        let is_cleared = |cookies: &[&str]| identify_with(&fixture, cookies, &[]).stale_cookie;
+        assert!(!is_cleared(&[&expired]), "nobody has told the time yet");
+        tell(NOW);
+        for (cookies, cleared) in [
+            (&[&*expired][..], true),
+            (&[&*mistaken], true),
+            (&[&*not_yet], false),
+            (&[&*for_another], false),
+            (&[&*by_another], false),
+            (&[&*forged], false),
+            (&["garbage"], false),
+            (&[&*expired, "garbage"], true),
+            (&[&*expired, &*not_yet], false),
+        ] {
+            assert_eq!(is_cleared(cookies), cleared, "{cookies:?}");
+        }
+        // The wall clock is two days ahead of what this machine has lived through.
+        tell(NOW - 2 * 24 * 3600);
+        assert!(!is_cleared(&[&expired]));
     }
 
     #[test]

@@ -446,11 +446,7 @@ impl Sessions {
             Some(Answered::Over { .. }) => (0, Ok(None)),
             Some(Answered::Renewed { .. }) | None => (0, Err(())),
         };
-        Reading {
-            made: self.clock.ticks(),
-            account,
-            as_of: Arc::new(stand_in(&old.account, None, seq, u64::MAX)),
-        }
+        Reading { made: self.clock.ticks(), account, as_of: Arc::new(stand_in(&old.account, None, seq, u64::MAX)) }
     }
 
     /// The old token serves on, with old groups for as long as `max_staleness` allows.

@@ -152,15 +152,11 @@ impl Revocations {
     /// Whether an entry that is gone could have covered the token. Where clocks and lifetimes stay as they are, such a
     /// token has expired long ago.
     fn may_have_been_covered(&self, token: &Verified) -> bool {
-        match token.seq {
-            Some(seq) => {
-                token.expires <= self.gone_until.load(Ordering::Acquire)
-                    && seq < self.gone_number.load(Ordering::Acquire)
-            }
-            None => {
-                let at = self.gone_at.load(Ordering::Acquire);
-                at != 0 && token.issued_at <= at
-            }
+        if let Some(seq) = token.seq {
+            token.expires <= self.gone_until.load(Ordering::Acquire) && seq < self.gone_number.load(Ordering::Acquire)
+        } else {
+            let at = self.gone_at.load(Ordering::Acquire);
+            at != 0 && token.issued_at <= at
         }
     }
 
@@ -184,11 +180,12 @@ impl Revocations {
         (offset != i64::MIN).then(|| u64::try_from(lived).unwrap_or(0).min(clock.unix_seconds()))
     }
 
-    /// Whether a time is over for good, however the wall clock may have been set. A few minutes are given to a store that
-    /// tells the time once a minute. `at`: Unix seconds.
+    /// What was to end by then is over for good, however the wall clock may have been set (Unix seconds). A few minutes
+    /// are given to a store that tells the time once a minute. `None`: nobody has told it.
     #[must_use]
-    pub fn is_over_for_good(&self, at: u64, clock: &Clock) -> bool {
-        self.settled_time(clock).is_some_and(|settled| at <= settled.saturating_add(CLOCKS_APART))
+    pub fn time_that_is_over(&self, clock: &Clock) -> Option<u64> {
+        let settled = self.settled_time(clock)?;
+        Some(settled.saturating_add(CLOCKS_APART).min(clock.unix_seconds()))
     }
 
     /// Takes over what the store has let go of.
@@ -638,7 +635,7 @@ mod tests {
         let clock = Clock::manual(1_800_000_000);
         let revocations = Revocations::default();
         assert_eq!(revocations.settled_time(&clock), None);
-        assert!(!revocations.is_over_for_good(0, &clock), "nobody has told the time");
+        assert_eq!(revocations.time_that_is_over(&clock), None, "nobody has told the time");
         let tell = |settled| revocations.forget(Forgotten { settled, ..Forgotten::default() }, &clock);
         tell(1_800_000_000);
         clock.advance(std::time::Duration::from_secs(50));
@@ -647,8 +644,7 @@ mod tests {
         assert_eq!(revocations.settled_time(&clock), Some(1_800_000_050), "told late");
         clock.set_by(31 * 24 * 3600);
         assert_eq!(revocations.settled_time(&clock), Some(1_800_000_050));
-        assert!(revocations.is_over_for_good(1_800_000_300, &clock));
-        assert!(!revocations.is_over_for_good(1_800_000_400, &clock), "by the wall clock alone it is");
+        assert_eq!(revocations.time_that_is_over(&clock), Some(1_800_000_350), "by the wall clock alone it is more");
         clock.set_by(-32 * 24 * 3600);
         assert_eq!(revocations.settled_time(&clock), Some(clock.unix_seconds()));
         tell(1_799_000_000);

@@ -76,6 +76,15 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// Whether the token says that it was made by, or for, somebody else, though a key of ours fits.
+    #[must_use]
+    pub fn is_for_another(&self) -> bool {
+        *self == Self::AUDIENCE || *self == Self::ISSUER
+    }
+
+    const AUDIENCE: Self = Self::Claim("aud: it is for somebody else");
+    const ISSUER: Self = Self::Claim("iss: it names another issuer than token.issuer");
+
     /// Whether a key of ours signed the token all the same.
     #[must_use]
     pub const fn is_signed_by_us(&self) -> bool {
@@ -201,10 +210,10 @@ struct Own {
 impl Incoming {
     fn check(self, rules: &Rules, now: u64) -> Result<Verified, TokenError> {
         if self.aud {
-            return Err(TokenError::Claim("aud: it is for somebody else"));
+            return Err(TokenError::AUDIENCE);
         }
         if self.iss.as_ref().is_some_and(|issuer| *issuer != rules.issuer) {
-            return Err(TokenError::Claim("iss"));
+            return Err(TokenError::ISSUER);
         }
         for (date, name) in [(self.iat, "iat"), (self.exp, "exp"), (self.nbf.unwrap_or(0), "nbf")] {
             if date > LAST_DATE {

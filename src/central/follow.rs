@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn keys_are_asked_for_when_they_are_others() {
-        let beat = |keys: &str| Beat { head: 0, at: 0, behind: 0, keys: keys.to_owned(), forgotten: Forgotten::default() };
+        let beat =
+            |keys: &str| Beat { head: 0, at: 0, behind: 0, keys: keys.to_owned(), forgotten: Forgotten::default() };
         let mut pulse = Pulse::default();
         let changed: Vec<bool> = ["a", "a", "b", "b"].iter().map(|keys| pulse.keys_changed(&beat(keys))).collect();
         assert_eq!(changed, [true, false, true, false]);

@@ -211,7 +211,13 @@ impl Feed {
     fn beat_of(&self, state: &State) -> Bytes {
         let at = self.clock.instant().saturating_duration_since(self.origin).as_millis();
         let at = u64::try_from(at).unwrap_or(u64::MAX);
-        encode(&Line::Beat(Beat { head: state.head, at, behind: state.behind, keys: state.keys.clone(), forgotten: state.forgotten }))
+        encode(&Line::Beat(Beat {
+            head: state.head,
+            at,
+            behind: state.behind,
+            keys: state.keys.clone(),
+            forgotten: state.forgotten,
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -357,7 +357,7 @@ async fn who(
     }
     let now = shared.clock().unix_seconds();
     let mut identified = core.with_tokens(|tokens| {
-        identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
+        identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), shared.clock())
     });
     let fresh;
     let mut live = live;
@@ -367,7 +367,7 @@ async fn who(
         fresh = shared.live();
         live = &fresh;
         identified = core.with_tokens(|tokens| {
-            identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), now)
+            identify(headers, &live.config.cookie.name, &live.ring, tokens, shared.revocations(), shared.clock())
         });
     }
     if !shared.sessions().needs_refresh(&live.config.token, &identified, now) {
@@ -390,8 +390,10 @@ async fn who(
         return Err(Rejection::NotReady);
     }
     let identified = &mut known.identified;
-    if matches!(refreshed.caller, Caller::Anonymous(_)) && matches!(identified.credential, Some((_, Source::Cookie))) {
-        identified.stale_cookie = true;
+    if let (Caller::Anonymous(why), Some((_, Source::Cookie))) = (&refreshed.caller, &identified.credential) {
+        // That it is too old is for the wall clock to say only where the monotonic clock agrees.
+        let is_certain = |now| shared.revocations().time_that_is_over(shared.clock()).is_some_and(|over| over >= now);
+        identified.stale_cookie = *why != crate::policy::Unidentified::ExpiredToken || is_certain(now);
     }
     Ok(Known { caller: refreshed.caller, issued: refreshed.issued, ..known })
 }

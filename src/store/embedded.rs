@@ -17,7 +17,7 @@ use super::row;
 use super::sled::{THREAD_NAME, guarded};
 use super::thread::Core;
 use super::{
-    Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Session, SessionId, Store, StoreError,
+    Account, AccountId, Applied, Everything, Import, LogEntry, LogFollower, Session, SessionId, Store, StoreError,
     StoreFuture, Username, Write,
 };
 use crate::clock::Clock;
@@ -227,8 +227,9 @@ impl Store for Sled {
         self.read(|core| Ok(core.meta.log_head))
     }
 
-    fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
-        self.read(|core| Ok(core.forgotten()))
+    #[cfg(test)]
+    fn forgotten(&self) -> StoreFuture<'_, super::Forgotten> {
+        self.read(|core| Ok(core.meta.forgotten))
     }
 
     fn follow(&self, follower: Arc<dyn LogFollower>) -> StoreFuture<'_, ()> {

@@ -170,7 +170,8 @@ fn the_time_is_kept_where_nothing_else_changes() {
     drop(store);
     let settled = |path: &Path| {
         let dump = fs::read(path.join("dump.jsonl")).unwrap();
-        let header: serde_json::Value = serde_json::from_slice(dump.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
+        let header: serde_json::Value =
+            serde_json::from_slice(dump.split(|byte| *byte == b'\n').next().unwrap()).unwrap();
         header["forgotten"]["settled"].as_u64().unwrap()
     };
     let store = open_when_let_go(folder.path(), &clock);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::record::sort_sessions;
 use super::{
-    Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Revocation, SLACK, Session, SessionId, Store,
-    StoreError, StoreFuture, Username, Write, row,
+    Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Revocation, SLACK, Session,
+    SessionId, Store, StoreError, StoreFuture, Username, Write, row,
 };
 use crate::clock::Clock;
 
@@ -141,7 +141,10 @@ impl Store for Memory {
         self.with(|inner, now| {
             let state = &inner.state;
             let (accounts, sessions) = (state.sorted_accounts(), state.live_sessions(None, now));
-            Ok(Everything { longest: state.longest, ..Everything::from_parts(accounts, sessions, state.log(), state.log_head) })
+            Ok(Everything {
+                longest: state.longest,
+                ..Everything::from_parts(accounts, sessions, state.log(), state.log_head)
+            })
         })
     }
 

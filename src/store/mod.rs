@@ -236,7 +236,8 @@ pub trait Store: Send + Sync {
     fn session(&self, id: &SessionId) -> StoreFuture<'_, Option<Session>>;
     /// The sessions of one account, or all, oldest first. Expired ones are not among them.
     fn sessions(&self, of: Option<&AccountId>) -> StoreFuture<'_, Vec<Session>>;
-    /// What it has let go of for good.
+    /// What it has let go of for good, which followers are told.
+    #[cfg(test)]
     fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
         Box::pin(std::future::ready(Ok(Forgotten::default())))
     }

@@ -15,7 +15,7 @@ use super::plan::{Plan, Planned, View as _};
 use super::record::sort_sessions;
 use super::row::{self, Meta};
 use super::sled::{Engine, RawRow, guarded};
-use super::{Account, AccountId, Applied, Everything, Forgotten, LogEntry, LogFollower, Row, Session, StoreError, dump};
+use super::{Account, AccountId, Applied, Everything, LogEntry, LogFollower, Row, Session, StoreError, dump};
 use crate::clock::{Clock, Settled};
 
 /// How many of them share one fsync.
@@ -252,10 +252,6 @@ impl Core {
         self.meta.forgotten.settled = settled;
         self.meta.seen = self.meta.seen.max(self.clock.unix_seconds());
         settled
-    }
-
-    pub(super) fn forgotten(&self) -> Forgotten {
-        self.meta.forgotten
     }
 
     pub(super) fn unbroken(&self) -> Result<(), StoreError> {

@@ -319,7 +319,8 @@ async fn fill(client: &Client, import: &Import) -> Result<Applied, Fault> {
         (&big(forgotten.number), Type::INT8),
         (&big(forgotten.at), Type::INT8),
     ];
-    let sql = "UPDATE doorward_time SET longest = greatest(longest, $1), forgotten_until = greatest(forgotten_until, $2),
+    let sql =
+        "UPDATE doorward_time SET longest = greatest(longest, $1), forgotten_until = greatest(forgotten_until, $2),
         forgotten_number = greatest(forgotten_number, $3), forgotten_at = greatest(forgotten_at, $4)";
     client.execute_typed(sql, &time).await?;
     if let Some(times) = import.revoke_all {

@@ -494,6 +494,7 @@ impl Store for Postgres {
         Box::pin(async move { records(rows.await?, record).await })
     }
 
+    #[cfg(test)]
     fn forgotten(&self) -> StoreFuture<'_, Forgotten> {
         self.call(async |core| {
             let sql = "SELECT settled, forgotten_until, forgotten_number, forgotten_at FROM doorward_time";
