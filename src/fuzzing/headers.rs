@@ -44,9 +44,22 @@ pub fn headers(data: &[u8]) {
     let real_peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.to_canonical());
     let is_trusted = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
     assert_eq!(admitted.peer_trusted, is_trusted(&real_peer));
-    let client = if admitted.peer_trusted { client_of(&sent, real_peer, &is_trusted) } else { real_peer };
-    assert_eq!(admitted.client, client, "another client: {sent:?}");
+    let older_kin = sent.keys().any(|name| {
+        let name = name.as_str().strip_prefix("x-forwarded-").unwrap_or_default();
+        ["for", "proto", "scheme", "ssl", "host", "port"].contains(&name)
+    });
+    if admitted.peer_trusted && sent.contains_key("forwarded") && !older_kin {
+        // `Forwarded` is read where it stands alone: the client is the peer, or an address that it names.
+        let text: Vec<_> =
+            sent.get_all("forwarded").iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        let text = text.join(",").to_ascii_lowercase();
+        assert!(admitted.client == real_peer || text.contains("for="), "another client: {sent:?}");
+    } else {
+        let client = if admitted.peer_trusted { client_of(&sent, real_peer, &is_trusted) } else { real_peer };
+        assert_eq!(admitted.client, client, "another client: {sent:?}");
+    }
 
+    let client = admitted.client;
     let caller = if person % 2 == 0 {
         Caller::Anonymous(Unidentified::NoCredential)
     } else {
