@@ -309,9 +309,9 @@ fn info(
     })
 }
 
+/// As the configuration reads a secret: less one line end, `\n` or `\r\n`.
 fn without_newline(bytes: &[u8]) -> &[u8] {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+    bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> KeyError {

@@ -97,8 +97,8 @@ pub(super) fn new_password(
     }
     if from.password_stdin {
         let mut text = Secret::new(read_standard_input()?);
-        // One line feed belongs to the pipe, anything else to the password.
-        if let Some(rest) = text.expose().strip_suffix('\n') {
+        // One line end belongs to the pipe, anything else to the password.
+        if let Some(rest) = text.expose().strip_suffix("\r\n").or_else(|| text.expose().strip_suffix('\n')) {
             text = Secret::new(rest.to_owned());
         }
         return Ok(text);

@@ -6,6 +6,7 @@
 use super::check::Reading;
 use super::reader::{Section, Text};
 use super::routes::ca_file;
+use super::urls::HttpUrl;
 use super::{Algorithm, Central, CentralUrl, Cookie, StoreKind, UpstreamUrl};
 
 /// The last segments of the feed's URL.
@@ -135,24 +136,19 @@ pub(super) fn refuse_urls(section: &Section<'_>) {
 
 /// A plain `http` or `https` URL with a path and nothing after it.
 fn parse(text: &str) -> Result<CentralUrl, &'static str> {
-    let url = url::Url::parse(text).map_err(|_| "is no URL")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user name or a password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
+    let HttpUrl { is_https, host, port, authority, rest } = HttpUrl::parse(text)?;
+    if rest.contains(['?', '#']) {
         return Err("must end with its path");
     }
-    let host = url.host_str().ok_or("names no host")?;
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = url.port_or_known_default().unwrap_or(0);
-    if port == 0 {
-        return Err("has the port 0");
+    if !rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+        return Err("holds a sign in its path that no URL may hold");
     }
-    let server = match url.scheme() {
-        "http" => UpstreamUrl::Http { host: bare, port },
-        "https" => UpstreamUrl::Https { host: bare, port },
-        _ => return Err("has another scheme than http and https"),
+    let bare = host.to_ascii_lowercase();
+    let server = if is_https {
+        UpstreamUrl::Https { host: bare, port: port.unwrap_or(443) }
+    } else {
+        UpstreamUrl::Http { host: bare, port: port.unwrap_or(80) }
     };
-    let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    Ok(CentralUrl { server, authority, path: url.path().to_owned() })
+    let path = if rest.is_empty() { "/" } else { rest };
+    Ok(CentralUrl { server, authority: authority.to_ascii_lowercase(), path: path.to_owned() })
 }

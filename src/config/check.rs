@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::reader::{Place, Problem, Report, Section};
+use super::reader::{Place, Problem, Report, Section, Text};
 use super::secrets::{self, Environment};
 use super::units::{ByteSize, Network, PathPrefix, RedirectHost, Span, address};
 use super::{
     Admin, Algorithm, Central, Config, Cookie, Database, DatabaseTls, Limits, Listen, Log, LogFormat, Login, OnStale,
     SameSite, SecureCookie, Server, Store, StoreKind, Token,
 };
-use super::{central, routes};
+use super::{central, routes, sense};
 use crate::secret::Secret;
 
 /// Reads and checks a file. `environment` looks environment variables up.
@@ -55,6 +55,9 @@ pub fn parse(text: &str, origin: &Path, environment: &Environment<'_>) -> Result
     }
 }
 
+/// What `log.level` says.
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
 /// What `store.kind` says.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -70,17 +73,30 @@ pub(super) struct Reading<'e> {
 }
 
 impl Reading<'_> {
-    pub(super) fn path(&self, text: &str) -> PathBuf {
-        self.folder.join(text)
+    /// A path of the file; relative ones start at the file's folder. One that would have to be expanded is reported.
+    pub(super) fn path(&self, section: &Section<'_>, key: &str, text: &Text) -> PathBuf {
+        if let Some(why) = sense::unexpanded(&text.text) {
+            section.problem(&text.place, key, why);
+        }
+        self.folder.join(&text.text)
     }
 
     /// A file that a key names; `None` where the key is missing or empty.
     pub(super) fn file(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Place)> {
-        section.text(key).filter(|text| !text.text.is_empty()).map(|text| (self.path(&text.text), text.place))
+        let text = section.text(key).filter(|text| !text.text.is_empty())?;
+        Some((self.path(section, key, &text), text.place))
     }
 
     fn whole(&self, root: Section<'_>) -> Config {
-        let data_dir = self.path(&root.text_or("data_dir", "/var/lib/doorward"));
+        let data_dir = match root.text("data_dir") {
+            None => PathBuf::from("/var/lib/doorward"),
+            Some(text) => {
+                if text.text.is_empty() {
+                    root.problem(&text.place, "data_dir", "is empty; write for example \"/var/lib/doorward\"");
+                }
+                self.path(&root, "data_dir", &text)
+            }
+        };
         let server_section = root.section("server");
         let handover = server_section.place_of("handover");
         let server = server(server_section);
@@ -90,9 +106,13 @@ impl Reading<'_> {
         let token_section = root.section("token");
         let centre = (store.kind == StoreKind::None).then(|| central::read(self, &token_section)).flatten();
         let token = self.token(token_section, store.kind == StoreKind::None);
-        let cookie = cookie(root.section("cookie"));
+        let cookie_section = root.section("cookie");
+        let places =
+            [cookie_section.place_of("domain"), cookie_section.place_of("path"), cookie_section.place_of("secure")];
+        let cookie = cookie(cookie_section);
         let login_section = root.section("login");
         let login_url = central::login_url(&login_section, &store.kind, &cookie);
+        let redirect_hosts = login_section.place_of("redirect_hosts");
         let login = login(login_section);
         let central = centre.zip(login_url).map(|(centre, login_url)| Central { login_url, ..centre });
         let portal_prefix = portal(root.section("portal"));
@@ -101,8 +121,7 @@ impl Reading<'_> {
         let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
         let tests = routes::tests(&root);
         let log = self.log(root.section("log"));
-        root.close();
-        Config {
+        let config = Config {
             source: None,
             data_dir,
             server,
@@ -119,7 +138,12 @@ impl Reading<'_> {
             tests,
             log,
             warnings: Vec::new(),
-        }
+        };
+        let [domain, path, secure] = places;
+        let routes = root.sections("route").into_iter().map(|section| section.place).collect();
+        sense::warn(&root, &config, &sense::Places { domain, path, secure, redirect_hosts, routes });
+        root.close();
+        config
     }
 
     /// `handover`: where `server.handover` is wanted.
@@ -165,6 +189,7 @@ impl Reading<'_> {
     /// `url_file` or `$DOORWARD_STORE_URL`. `None`: a problem was reported.
     fn database(&self, section: &Section<'_>) -> Option<Database> {
         let (place, read) = if let Some((path, place)) = self.file(section, "url_file") {
+            secrets::warn_of_variable(self, section, "url_file", "DOORWARD_STORE_URL");
             (place, secrets::database_url(&path, self.environment))
         } else {
             let place = section.place_of("kind");
@@ -179,6 +204,12 @@ impl Reading<'_> {
         let parsed = read.and_then(|(origin, url)| {
             let database = Database::parse(url.expose().trim_end(), &self.folder);
             database.map_err(|problem| format!("{origin} {problem}"))
+        });
+        let parsed = parsed.and_then(|database| match &database.roots {
+            Some(path) if database.tls != DatabaseTls::Disable => routes::check_authorities(path)
+                .map(|()| database.clone())
+                .map_err(|why| format!("names {} as sslrootcert, which {why}", path.display())),
+            _ => Ok(database),
         });
         match parsed {
             Ok(database) => {
@@ -244,15 +275,8 @@ impl Reading<'_> {
 
     fn log(&self, section: Section<'_>) -> Log {
         let format = section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)], LogFormat::Json);
-        let level = section.text_or("level", "info");
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
-            let place = section.place_of("level");
-            section.problem(
-                &place,
-                "level",
-                format!("{error}; write \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
-            );
-        }
+        // Never the filter's own grammar: it takes every word for the name of a target, and silences all others.
+        let level = section.choice("level", &LEVELS.map(|level| (level, level)), "info").to_owned();
         let access = section.boolean("access", true);
         let audit_file = self.file(&section, "audit_file").map(|(path, _)| path);
         section.close();

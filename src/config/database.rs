@@ -51,11 +51,27 @@ impl Database {
     pub(super) fn parse(text: &str, folder: &Path) -> Result<Self, String> {
         const FORM: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full";
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
-            return Err(format!("holds no URL of a PostgreSQL database; {FORM}"));
+            let why = super::sense::wrapped(text.as_bytes()).map(|what| format!("; it {what}")).unwrap_or_default();
+            return Err(format!("holds no URL of a PostgreSQL database{why}; {FORM}"));
+        }
+        // What another reader of such a URL would see otherwise, or a second line that is not for this file.
+        if text.chars().any(|sign| sign.is_whitespace() || sign.is_control()) {
+            return Err(String::from(
+                "holds white space within the URL; write it as %20, and nothing else into the file",
+            ));
         }
         let (place, query) = text.split_once('?').unwrap_or((text, ""));
+        let after_host = place.rsplit_once('@').map_or(place, |(_, after)| after);
+        if after_host.contains('#') || query.contains('#') {
+            return Err(String::from("holds a \"#\", which ends a URL; write it as %23"));
+        }
         let (mut kept, mut mode, mut roots) = (form_urlencoded::Serializer::new(String::new()), None, None);
+        let mut seen = std::collections::BTreeSet::new();
         for (name, value) in form_urlencoded::parse(query.replace('+', "%2B").as_bytes()) {
+            check_parameter(&name, &value)?;
+            if name != "host" && name != "hostaddr" && name != "port" && !seen.insert(name.clone()) {
+                return Err(format!("holds the parameter {name} twice"));
+            }
             match &*name {
                 "sslmode" => mode = Some(sslmode(&value)?),
                 "sslrootcert" if value == "system" => roots = None,
@@ -172,6 +188,25 @@ impl Database {
     }
 }
 
+/// The parameters of libpq that the driver knows, and values that mean something: of a number it ignores what is none of its
+/// own, and of `connect_timeout` whatever is below 1.
+fn check_parameter(name: &str, value: &str) -> Result<(), String> {
+    let number =
+        |least: u32| value.bytes().all(|byte| byte.is_ascii_digit()) && value.parse().is_ok_and(|n: u32| n >= least);
+    let (is_good, form) = match name {
+        "connect_timeout" | "tcp_user_timeout" | "keepalives_idle" | "keepalives_interval" | "keepalives_retries" => {
+            (number(1), "a whole number of seconds from 1 on")
+        }
+        "keepalives" => (value == "0" || value == "1", "0 or 1"),
+        "load_balance_hosts" => (value == "disable" || value == "random", "disable or random"),
+        "port" => (value.split(',').all(|port| super::urls::port(port).is_some_and(|port| port != 0)), "a port"),
+        "sslrootcert" => (!value.is_empty() && super::sense::unexpanded(value).is_none(), "a whole path, or system"),
+        "host" | "hostaddr" | "user" | "password" | "dbname" | "application_name" => (!value.is_empty(), "something"),
+        _ => (true, ""),
+    };
+    if is_good { Ok(()) } else { Err(format!("holds a {name} that is not {form}")) }
+}
+
 fn sslmode(value: &str) -> Result<DatabaseTls, String> {
     match value {
         "disable" => Ok(DatabaseTls::Disable),
@@ -275,6 +310,23 @@ mod tests {
             "postgres://u:canary@h:port/d",
             "postgres://u:canary@h/d?sslkey=x",
             "postgres://u:canary@h/d?sslrootcert=/nonexistent",
+            "postgres://u:canary@h/d?sslrootcert=~/roots.pem",
+            "postgres://u:canary@h/d?sslrootcert=",
+            "postgres://u:canary@h/d?connect_timeout=0",
+            "postgres://u:canary@h/d?connect_timeout=-5",
+            "postgres://u:canary@h/d?connect_timeout=+5",
+            "postgres://u:canary@h/d?connect_timeout=3s",
+            "postgres://u:canary@h/d?keepalives=yes",
+            "postgres://u:canary@h/d?port=05432",
+            "postgres://u:canary@h/d?dbname=",
+            "postgres://u:canary@h/d?user=a&user=canary",
+            "postgres://u:canary@h/d?sslmode=require&sslmode=disable",
+            "postgres://u:canary@h/d?unknown=canary",
+            "postgres://u:canary@h/d#canary",
+            "postgres://u:canary@h/d canary",
+            "postgres://u:canary@h/d\npostgres://u:canary@h/e",
+            "\"postgres://u:canary@h/d\"",
+            "DOORWARD_STORE_URL=postgres://u:canary@h/d",
         ] {
             let problem = parse(url).map(|_| ()).expect_err(url);
             assert!(!problem.contains("canary"), "{problem}");

@@ -12,9 +12,11 @@ mod protect;
 mod reader;
 mod routes;
 mod secrets;
+mod sense;
 #[cfg(test)]
 mod tests;
 pub mod units;
+mod urls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -364,7 +366,7 @@ pub enum Expectation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// A `tracing` filter such as `info` or `doorward=debug`.
+    /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
     pub access: bool,
     /// `None`: with the log.

@@ -7,6 +7,7 @@ use http::Method;
 use super::check::{Reading, span};
 use super::reader::{Section, Text};
 use super::units::{PathPrefix, canonical_username};
+use super::urls::{self, HttpUrl};
 use super::{
     Access, Expectation, HostPattern, Listen, PolicyTest, Reuse, Route, Server, Upstream, UpstreamHost, UpstreamUrl,
 };
@@ -39,7 +40,8 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
             },
         };
         let health_path = one.text("health_path").filter(|text| !text.text.is_empty()).and_then(|text| {
-            let good = text.text.starts_with('/') && text.text.bytes().all(|byte| byte.is_ascii_graphic());
+            let good =
+                text.text.starts_with('/') && text.text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
             if !good {
                 one.problem(&text.place, "health_path", "must be a path such as \"/healthz\"");
             }
@@ -68,7 +70,7 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
 
 fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
     let (name, port) = match text.text.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().map(Some).map_err(drop)),
+        Some((name, port)) if !port.contains(']') => (name, urls::port(port).map(Some).ok_or(())),
         _ => (text.text.as_str(), Ok(None)),
     };
     if port.is_err() || !matches!(name.parse(), Ok(HostPattern::Exact(_))) {
@@ -78,16 +80,27 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
 }
 
 pub(super) fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {
-    use rustls_pki_types::pem::PemObject as _;
     let (path, place) = reading.file(section, "ca_file")?;
-    let certificates =
-        rustls_pki_types::CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => {}
-        Ok(_) => section.problem(&place, "ca_file", format!("{} holds no certificate in PEM", path.display())),
-        Err(error) => section.problem(&place, "ca_file", format!("{} can't be read: {error}", path.display())),
+    if let Err(why) = check_authorities(&path) {
+        section.problem(&place, "ca_file", format!("{} {why}", path.display()));
     }
     Some(path)
+}
+
+/// Reads certificates as the TLS library will need them, so that none is found wanting at the first connection.
+pub(super) fn check_authorities(path: &std::path::Path) -> Result<(), String> {
+    use rustls_pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let text = std::fs::read(path).map_err(|error| format!("can't be read: {}", crate::files::told(path)(error)))?;
+    if memchr::memmem::find(&text, b"PRIVATE KEY-----").is_some() {
+        return Err(String::from("holds a private key; it is to hold the authority's certificates alone"));
+    }
+    for (number, certificate) in rustls_pki_types::CertificateDer::pem_slice_iter(&text).enumerate() {
+        let number = number + 1;
+        let certificate = certificate.map_err(|error| format!("holds no certificates in PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("holds a certificate (the {number}.) that is none: {error}"))?;
+    }
+    if roots.is_empty() { Err(String::from("holds no certificate in PEM")) } else { Ok(()) }
 }
 
 fn is_ourselves(url: &UpstreamUrl, server: &Server) -> bool {
@@ -355,9 +368,8 @@ fn test(section: Section<'_>) -> Option<PolicyTest> {
         Some(text) => {
             let parsed = text.text.split_once(' ').and_then(|(method, url)| {
                 let method = method.parse::<Method>().ok()?;
-                let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
-                let names_host = rest.starts_with(|sign: char| sign.is_alphanumeric() || sign == '[');
-                (names_host && !url.contains(' ')).then(|| (method, url.to_owned()))
+                let is_url = HttpUrl::parse(url).is_ok() && !url.contains(' ');
+                is_url.then(|| (method, url.to_owned()))
             });
             if parsed.is_none() {
                 section.problem(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::Reading;
 use super::reader::Section;
-use super::{Algorithm, KeyMaterial};
+use super::{Algorithm, KeyMaterial, sense};
 use crate::files;
 use crate::secret::Secret;
 
@@ -44,6 +44,7 @@ pub(super) fn signing_key(
         section.problem(&place, other, format!("is not for token.algorithm {:?}; use {key}", name(algorithm)));
     }
     if let Some((path, place)) = file {
+        warn_of_variable(reading, section, key, "JWT_SECRET");
         let read = read(&path, environment).and_then(|bytes| material(path.display().to_string(), algorithm, bytes));
         return match read {
             Ok(material) => Some(material),
@@ -64,11 +65,20 @@ pub(super) fn signing_key(
     }
 }
 
+/// A file wins over the variable, which is told where both are there: one of them is a left-over, and which one decides
+/// whether anybody stays logged in.
+pub(super) fn warn_of_variable(reading: &Reading<'_>, section: &Section<'_>, key: &'static str, variable: &str) {
+    if (reading.environment)(variable).is_some_and(|text| !text.is_empty()) {
+        let message = format!("is what counts; ${variable} is set as well and is not used: take one of them away");
+        section.report().warning(&section.place_of(key), &section.full(key), message);
+    }
+}
+
 /// `previous_files`: the algorithm goes by the content.
 pub(super) fn previous_keys(reading: &Reading<'_>, section: &Section<'_>) -> Vec<KeyMaterial> {
     let mut keys = Vec::new();
     for text in section.texts("previous_files") {
-        let path = reading.path(&text.text);
+        let path = reading.path(section, "previous_files", &text);
         let origin = path.display().to_string();
         let read = read(&path, reading.environment).and_then(|bytes| {
             let algorithm = if is_pem(bytes.expose()) { pem_algorithm(bytes.expose())? } else { Algorithm::Hs256 };
@@ -170,6 +180,9 @@ fn check_secret(origin: &str, secret: &[u8]) -> Result<(), String> {
     const MAKE: &str = "make one with: head -c 48 /dev/urandom | base64 -w0";
     if secret.is_empty() {
         return Err(format!("{origin} is empty; {MAKE}"));
+    }
+    if let Some(what) = sense::wrapped(secret) {
+        return Err(format!("{origin} {what}"));
     }
     if secret.len() < MIN_SECRET_BYTES {
         return Err(format!("{origin} holds {} bytes, at least {MIN_SECRET_BYTES} are needed; {MAKE}", secret.len()));

@@ -319,7 +319,7 @@ fn every_mistake_is_named_with_its_line() {
     config.toml:58:11: test.request: must be a method and a URL, for example "GET https://app.example.com/admin"
     config.toml:59:10: test.groups: needs a user: nobody has no groups
     config.toml:60:10: test.expect: "maybe" is not known; write one of "allow", "deny", "login"
-    config.toml:62:9: log.level: error parsing level filter: expected one of "off", "error", "warn", "info", "debug", "trace", or a number 0-5; write "error", "warn", "info", "debug" or "trace"
+    config.toml:62:9: log.level: "in=fo=x" is not known; write one of "error", "warn", "info", "debug", "trace"
     "#);
 }
 
@@ -598,5 +598,216 @@ proptest! {
             let lines = text.split('\n').count();
             prop_assert!(problems.iter().all(|problem| (1..=lines).contains(&problem.line) && problem.column > 0));
         }
+    }
+}
+
+#[test]
+fn a_level_is_one_of_five_words() {
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        assert_eq!(good(&format!("[log]\nlevel = \"{level}\"\n{SMALLEST}")).log.level, level);
+    }
+    for level in [
+        "warning",
+        "WARN",
+        "Info",
+        "off",
+        "3",
+        "",
+        " info",
+        "info ",
+        "doorward=debug",
+        "info,doorward=debug",
+        "verbose",
+    ] {
+        let message = wrong(&format!("[log]\nlevel = \"{level}\""));
+        assert!(message.contains(":2:9: log.level: ") && message.contains("\"warn\""), "{level}: {message}");
+    }
+}
+
+#[test]
+fn nothing_is_expanded_in_a_path() {
+    for path in ["~/x", "~", "$HOME/x", "/run/${NAME}/x", "%d/x"] {
+        for (key, lines) in [
+            ("data_dir", format!("data_dir = \"{path}\"")),
+            ("token.secret_file", format!("[token]\nsecret_file = \"{path}\"")),
+            ("token.private_key_file", format!("[token]\nalgorithm = \"EdDSA\"\nprivate_key_file = \"{path}\"")),
+            ("token.previous_files", format!("[token]\nprevious_files = [\"{path}\"]")),
+            ("token.revocation_token_file", format!("[token]\nrevocation_token_file = \"{path}\"")),
+            ("store.url_file", format!("[store]\nkind = \"postgres\"\nurl_file = \"{path}\"")),
+            ("log.audit_file", format!("[log]\naudit_file = \"{path}\"")),
+            ("server.listen", format!("[server]\nlisten = [\"unix:{path}\"]")),
+            ("upstream.x.urls", format!("[upstream.x]\nurls = [\"unix:{path}\"]")),
+            ("upstream.x.ca_file", format!("[upstream.x]\nurls = [\"https://a\"]\nca_file = \"{path}\"")),
+        ] {
+            let message = wrong(&lines);
+            assert!(message.contains(&format!(" {key}: ")), "{path}: {message}");
+            assert!(message.contains("expand") || message.contains("whole path"), "{path} {key}: {message}");
+        }
+    }
+}
+
+#[test]
+fn addresses_and_networks_have_one_form() {
+    for text in ["10.1.0.0/16", "127.0.0.1", "::1", "2001:db8::/32", "10.1.2.3/16"] {
+        good(&format!("[server]\ntrusted_proxies = [\"{text}\"]\n{SMALLEST}"));
+    }
+    for text in [
+        "010.0.0.0/8",
+        "10.0.0/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/08",
+        "10.0.0.0/33",
+        "10.0.0.0/",
+        "10.0.0.0/8/8",
+        "0xa.0.0.0/8",
+        "::ffff:10.0.0.0/104",
+        "::ffff:10.0.0.1",
+        "fe80::1%eth0",
+        " 10.0.0.0/8",
+        "10.0.0.0/8 ",
+        "::/0",
+        "localhost",
+    ] {
+        let message = wrong(&format!("[server]\ntrusted_proxies = [\"{text}\"]"));
+        assert!(message.contains("server.trusted_proxies"), "{text}: {message}");
+    }
+    for text in ["127.0.0.1:80", "[::1]:80", "localhost:80", "fd:http", "unix:/run/x.sock", "127.0.0.1:0"] {
+        good(&format!("[server]\nlisten = [\"{text}\"]\n{SMALLEST}"));
+    }
+    let long = format!("unix:/{}", "x".repeat(107));
+    for text in [
+        "127.0.0.1:+80",
+        "localhost:+80",
+        "localhost:080",
+        "127.0.0.1:080",
+        "127.1:80",
+        "127.0.0.01:80",
+        ":80",
+        "80",
+        "http://127.0.0.1:80",
+        "127.0.0.1",
+        "localhost",
+        "::1:80",
+        "fd:",
+        "fd:a b",
+        "fd:a:b",
+        "unix:",
+        "unix:x",
+        "unix:/run/",
+        &long,
+    ] {
+        let message = wrong(&format!("[server]\nlisten = [\"{text}\"]"));
+        assert!(message.contains("server.listen"), "{text}: {message}");
+    }
+    for text in ["app.example.com:+1", "app.example.com:080", "app.example.com:"] {
+        assert!(wrong(&format!("[login]\nredirect_hosts = [\"{text}\"]")).contains("login.redirect_hosts"), "{text}");
+        assert!(wrong(&format!("[upstream.x]\nurls = [\"http://a\"]\nhost = \"{text}\"")).contains("upstream.x.host"));
+    }
+    for text in ["http:app:9000", "http://127.1", "http://ap\\tp", "http://app:+80", "http:app"] {
+        let message = wrong(&format!("[upstream.x]\nurls = [\"{text}\"]"));
+        assert!(message.contains("upstream.x.urls"), "{text}: {message}");
+    }
+    // One server twice, however it is written.
+    assert!(wrong("[upstream.x]\nurls = [\"http://[::1]:80\", \"http://[0::1]\"]").contains("named twice"));
+}
+
+#[test]
+fn a_secret_with_something_around_it_is_refused() {
+    let body = "0123456789abcdefghijklmnopqrstuv";
+    for text in [
+        format!("\"{body}\""),
+        format!("'{body}'\n"),
+        format!("JWT_SECRET={body}"),
+        format!("export JWT_SECRET={body}\r\n"),
+        format!("secret={body}"),
+        format!("JWT_SECRET=\"{body}\""),
+    ] {
+        let message = with_secret(text.as_bytes(), 0o600).map(|_| ()).expect_err(&text);
+        assert!(message.contains("would be part of") && !message.contains(&body[..8]), "{message}");
+        let set = |name: &str| (name == "JWT_SECRET").then(|| text.clone());
+        let problems = parse(SMALLEST, Path::new("config.toml"), &set).map(|_| ()).expect_err(&text);
+        assert!(listed(&problems).contains("$JWT_SECRET"), "{}", listed(&problems));
+    }
+    // What base64 looks like, and what has such a sign within, is none of it.
+    for text in [format!("{body}="), format!("{body}=="), format!("a=b{body}"), format!("{body}\"")] {
+        with_secret(text.as_bytes(), 0o600).unwrap_or_else(|message| panic!("{text}: {message}"));
+    }
+}
+
+#[test]
+fn a_file_beside_the_variable_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "secret", 0o600, b"0123456789abcdefghijklmnopqrstuv");
+    write(folder.path(), "url", 0o600, b"postgres://u:p@localhost/d");
+    let path = folder.path().join("config.toml");
+    let set = |name: &str| ["JWT_SECRET", "DOORWARD_STORE_URL"].contains(&name).then(|| String::from("left over"));
+    let text =
+        format!("[store]\nkind = \"postgres\"\nurl_file = \"url\"\n[token]\nsecret_file = \"secret\"\n{SMALLEST}");
+    let warnings = parse(&text, &path, &set).unwrap().warnings.join("\n");
+    assert!(warnings.contains(":3:12: store.url_file: ") && warnings.contains("$DOORWARD_STORE_URL"), "{warnings}");
+    assert!(warnings.contains(":5:15: token.secret_file: ") && warnings.contains("$JWT_SECRET"), "{warnings}");
+    assert!(!warnings.contains("left over"), "{warnings}");
+    assert_eq!(parse(&text, &path, &|_| None).unwrap().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn authorities_are_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+    for (name, content, part) in [
+        ("nothing", String::new(), "no certificate"),
+        ("text", String::from("hello\n"), "no certificate"),
+        ("a public key", pem("PUBLIC KEY", "MCowBQYDK2VwAyEA"), "no certificate"),
+        ("rubbish in the right place", pem("CERTIFICATE", "AAAA"), "certificate (the 1.)"),
+        ("no base64", pem("CERTIFICATE", "!!!!"), "certificate"),
+        ("a key", pem("PRIVATE KEY", "AAAA"), "private key"),
+    ] {
+        write(folder.path(), "ca.pem", 0o644, content.as_bytes());
+        let text = format!("[upstream.x]\nurls = [\"https://a\"]\nca_file = \"ca.pem\"\n{SMALLEST}");
+        let problems = parse(&text, &folder.path().join("config.toml"), &|_| None).map(|_| ()).expect_err(name);
+        let listed = listed(&problems);
+        assert!(listed.contains("upstream.x.ca_file: ") && listed.contains(part), "{name}: {listed}");
+    }
+}
+
+#[test]
+fn a_cookie_that_does_not_reach_where_it_is_needed_is_said() {
+    let warned = |text: &str| good(text).warnings.join("\n");
+    let with = |lines: &str, route: &str| {
+        warned(&format!(
+            "{lines}\n[upstream.app]\nurls = [\"http://127.0.0.1:9000\"]\n[[route]]\nupstream = \"app\"\n{route}\n"
+        ))
+    };
+    let domain = "[cookie]\ndomain = \"example.com\"";
+    for (lines, route, parts) in [
+        (domain, "host = \"app.other.org\"", &["route.host", "app.other.org", "example.com"][..]),
+        (domain, "host = \"*.other.org\"", &["route.host", "*.other.org"]),
+        (domain, "host = \"badexample.com\"", &["route.host"]),
+        ("[cookie]\ndomain = \"app.example.com\"", "host = \"example.com\"", &["route.host"]),
+        (
+            "[cookie]\ndomain = \"example.com\"\n[login]\nredirect_hosts = [\"a.example.org:8443\"]",
+            "",
+            &["login.redirect_hosts", "a.example.org:8443"],
+        ),
+        ("[cookie]\npath = \"/app\"", "path = \"/app\"", &["cookie.path", "/account"]),
+        ("[cookie]\npath = \"/_auth\"\n[portal]\nprefix = \"/_auth\"", "path = \"/other\"", &["route.path", "/other"]),
+        ("[cookie]\nsecure = true", "", &["cookie.secure", "trusted_proxies"]),
+    ] {
+        let said = with(lines, route);
+        assert!(parts.iter().all(|part| said.contains(part)), "{lines} {route}: {said}");
+    }
+    for (lines, route) in [
+        (domain, "host = \"a.b.example.com\""),
+        (domain, "host = \"example.com\""),
+        (domain, "host = \"*.example.com\""),
+        (domain, ""),
+        (domain, "host = \"app.other.org\"\naccess = \"public\""),
+        (domain, "host = \"app.other.org\"\napi = true"),
+        ("", "host = \"app.other.org\""),
+        ("[cookie]\npath = \"/a\"\n[portal]\nprefix = \"/a/_auth\"", "path = \"/a/b\""),
+        ("[cookie]\nsecure = true\n[server]\ntrusted_proxies = [\"127.0.0.1\"]", ""),
+        ("[cookie]\nsecure = true\n[server]\nlisten = [\"unix:/run/x.sock\"]", ""),
+    ] {
+        assert_eq!(with(lines, route), "", "{lines} {route}");
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::{HostPattern, Listen, TemplatePart, UpstreamUrl};
+use super::urls::{self, HttpUrl};
+use super::{HostPattern, Listen, TemplatePart, UpstreamUrl, sense};
 
 /// Why a text is not what it should be; a sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,8 +109,11 @@ impl FromStr for Network {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        match net {
+        match network(text) {
+            Some(net) if is_mapped(&net) => Err(UnitError::new(format!(
+                "{text:?} is an IPv4 network in IPv6 form, in which no client is seen; write it as IPv4, for example \
+                 \"10.1.0.0/16\""
+            ))),
             Some(net) if net.prefix_len() == 0 => Err(UnitError::new(format!(
                 "{text:?} is everybody; name the networks of your own proxies, for example \"10.1.0.0/16\""
             ))),
@@ -121,22 +125,51 @@ impl FromStr for Network {
     }
 }
 
+/// An address as the standard library reads it (no octal, no zeros before it), and digits after one "/".
+fn network(text: &str) -> Option<IpNet> {
+    let Some((address, length)) = text.split_once('/') else {
+        return text.parse::<IpAddr>().ok().map(IpNet::from);
+    };
+    let length = urls::port(length).and_then(|length| u8::try_from(length).ok())?;
+    IpNet::new(address.parse().ok()?, length).ok()
+}
+
+fn is_mapped(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some() && net.prefix_len() >= 96)
+}
+
+/// The whole path of a unix socket, as `what` begins with it.
+fn socket_path(text: &str, path: &str, example: &str) -> Result<PathBuf, UnitError> {
+    /// The room that unix(7) has for a path, less the byte that ends it.
+    const MOST: usize = 107;
+    let wrong = |why: &str| Err(UnitError::new(format!("{text:?}: {why}, for example {example:?}")));
+    if let Some(why) = sense::unexpanded(path) {
+        return wrong(why);
+    }
+    if !path.starts_with('/') || path.ends_with('/') {
+        return wrong("write the whole path");
+    }
+    if path.len() > MOST {
+        return wrong("is longer than the 107 bytes that a socket's path may have");
+    }
+    Ok(PathBuf::from(path))
+}
+
 impl FromStr for Listen {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(PathBuf::from(path)))
-            } else {
-                Err(UnitError::new(format!("{text:?}: write the whole path, for example \"unix:/run/doorward.sock\"")))
-            };
+            return socket_path(text, path, "unix:/run/doorward.sock").map(Self::Unix);
         }
         if let Some(name) = text.strip_prefix("fd:") {
-            return if name.is_empty() || name.contains(':') {
-                Err(UnitError::new(format!("{text:?}: write the socket's name, for example \"fd:http\"")))
-            } else {
+            // FileDescriptorName= of systemd.socket(5).
+            let is_name =
+                (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+            return if is_name {
                 Ok(Self::Descriptor(name.to_owned()))
+            } else {
+                Err(UnitError::new(format!("{text:?}: write the socket's name, for example \"fd:http\"")))
             };
         }
         address(text).map(Self::Tcp)
@@ -151,8 +184,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, UnitError> {
         ))
     };
     if let Some(port) = text.strip_prefix("localhost:") {
-        return Ok(SocketAddr::from(([127, 0, 0, 1], port.parse().map_err(|_| wrong())?)));
+        return Ok(SocketAddr::from(([127, 0, 0, 1], urls::port(port).ok_or_else(wrong)?)));
     }
+    // The standard library takes zeros before a port.
+    text.rsplit_once(':').and_then(|(_, port)| urls::port(port)).ok_or_else(wrong)?;
     text.parse().map_err(|_| wrong())
 }
 
@@ -231,30 +266,27 @@ impl FromStr for UpstreamUrl {
             )))
         };
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(PathBuf::from(path)))
-            } else {
-                wrong("must give the whole path")
+            return match socket_path("unix:", path, "unix:/run/app.sock") {
+                Ok(path) => Ok(Self::Unix(path)),
+                Err(_) => {
+                    wrong("must give the whole path of a socket, at most 107 bytes, with nothing to expand in it")
+                }
             };
         }
-        let Ok(url) = url::Url::parse(text) else { return wrong("is no URL") };
-        if !url.username().is_empty() || url.password().is_some() {
-            return wrong("must not hold a user name or a password");
-        }
-        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        let HttpUrl { is_https, host, port, rest, .. } = match HttpUrl::parse(text) {
+            Ok(url) => url,
+            Err(why) => return wrong(why),
+        };
+        if !matches!(rest, "" | "/") {
             return wrong("must not hold a path; use strip_prefix on the route");
         }
-        let Some(host) = url.host_str() else { return wrong("names no host") };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = url.port_or_known_default().unwrap_or(80);
-        if port == 0 {
-            return wrong("has the port 0");
-        }
-        match url.scheme() {
-            "http" => Ok(Self::Http { host, port }),
-            "https" => Ok(Self::Https { host, port }),
-            _ => wrong("has a scheme that is not served"),
-        }
+        // An address has one form, so that the same server twice is noticed.
+        let host = host.parse::<IpAddr>().map_or_else(|_| host.to_ascii_lowercase(), |address| address.to_string());
+        Ok(if is_https {
+            Self::Https { host, port: port.unwrap_or(443) }
+        } else {
+            Self::Http { host, port: port.unwrap_or(80) }
+        })
     }
 }
 
@@ -270,7 +302,7 @@ impl FromStr for RedirectHost {
             Some((name, port)) if !port.contains(']') => (name, Some(port)),
             _ => (text, None),
         };
-        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+        if port.is_some_and(|port| urls::port(port).is_none()) {
             return Err(UnitError::new(format!(
                 "{text:?} is no host; write for example \"app.example.com\" or \"app.example.com:8443\", without https://"
             )));

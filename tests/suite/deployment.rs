@@ -450,3 +450,31 @@ fn a_credential_of_systemd_is_taken() {
     root_does("rm \"$1\"; cp \"$2\" \"$1\"; chown 65532 \"$1\"; chmod 400 \"$1\"", &[&secret, &place.path("text")]);
     check(&[("CREDENTIALS_DIRECTORY", there)]).expect(0);
 }
+
+/// What is well-formed and can't work, by the program itself: refused with its key, or said.
+#[test]
+fn check_config_tells_what_can_not_work() {
+    let place = Place::new();
+    let secret = place.path("secret");
+    crate::support::gateway::write_private(&secret, format!("JWT_SECRET={SECRET}\n").as_bytes());
+    let named = format!("[token]\nsecret_file = {}", quoted(&secret));
+    for (lines, status, parts) in [
+        ("[log]\nlevel = \"warning\"", 2, &["log.level", "\"warn\""][..]),
+        ("[log]\naudit_file = \"~/audit.jsonl\"", 2, &["log.audit_file", "expanded"]),
+        (&named, 2, &["token.secret_file", "NAME="]),
+        ("[server]\ntrusted_proxies = [\"010.0.0.0/8\"]", 2, &["server.trusted_proxies"]),
+        (
+            "[cookie]\ndomain = \"example.com\"\n[[route]]\nhost = \"a.org\"\nupstream = \"app\"",
+            0,
+            &["a.org", "example.com"],
+        ),
+        ("[cookie]\nsecure = true", 0, &["cookie.secure"]),
+    ] {
+        let config = place.write("config.toml", &smallest(&place.path("data"), lines));
+        let checked =
+            crate::support::gateway::run(&["check-config", "--config", config.to_str().unwrap()]).expect(status);
+        let said = format!("{}{}", checked.stdout, checked.stderr);
+        assert!(parts.iter().all(|part| said.contains(part)), "{lines}: {said}");
+        assert!(!said.contains("only-these-tests-use"), "{said}");
+    }
+}
