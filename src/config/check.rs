@@ -116,8 +116,15 @@ impl Reading<'_> {
         let login = login(login_section);
         let central = centre.zip(login_url).map(|(centre, login_url)| Central { login_url, ..centre });
         let portal_prefix = portal(root.section("portal"));
-        let identity = super::identity::read(root.section("identity"));
+        let identity = super::identity::read(self, root.section("identity"));
         let upstreams = routes::upstreams(self, &root.section("upstream"), &server);
+        if identity.basic_password.is_none() {
+            for (name, section) in root.section("upstream").named() {
+                if upstreams.get(&name.text).is_some_and(|upstream| upstream.basic) {
+                    section.problem(&section.place_of("basic"), "basic", "needs identity.basic_password, or _file");
+                }
+            }
+        }
         let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
         let tests = routes::tests(&root);
         let log = self.log(root.section("log"));

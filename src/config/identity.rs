@@ -2,7 +2,9 @@
 
 use http::HeaderName;
 
+use super::check::Reading;
 use super::reader::{Section, Text};
+use super::secrets;
 use super::units::Template;
 use super::{Identity, IdentityHeader, TemplatePart};
 
@@ -41,7 +43,7 @@ const RESERVED: [&str; 27] = [
 const WAY: [&str; 12] =
     ["for", "proto", "host", "port", "prefix", "server", "uri", "method", "ssl", "scheme", "path", "by"];
 
-pub(super) fn read(section: Section<'_>) -> Identity {
+pub(super) fn read(reading: &Reading<'_>, section: Section<'_>) -> Identity {
     let preset = section.choice("preset", &[("forwarded", 0), ("remote", 1), ("none", 2)], 0);
     if section.boolean("assertion", false) {
         let place = section.place_of("assertion");
@@ -65,15 +67,43 @@ pub(super) fn read(section: Section<'_>) -> Identity {
         configured.push(header);
     }
     headers.extend(configured.iter().cloned());
+    let pass = passing(&section, &headers);
+    let basic_password = secrets::basic_password(reading, &section);
     section.close();
-    Identity { headers, configured }
+    Identity { headers, configured, pass, basic_password }
+}
+
+/// `pass`: names of guarded families that a client may send all the same.
+fn passing(section: &Section<'_>, headers: &[IdentityHeader]) -> Vec<HeaderName> {
+    let mut pass = Vec::new();
+    for text in section.texts("pass") {
+        let folded = fold(&text.text);
+        let problem = if headers.iter().any(|header| fold(header.name.as_str()) == folded) {
+            "is sent by this file: whoever sent it too would be believed; give one of the two another name"
+        } else if is_no_name_of_a_person(&folded) || folded.starts_with("x-doorward-") {
+            "must not be passed: it means something else"
+        } else if let Ok(name) = text.text.parse::<HeaderName>() {
+            pass.push(name);
+            continue;
+        } else {
+            "is not a header name"
+        };
+        section.problem(&text.place, "pass", format!("{:?} {problem}", text.text));
+    }
+    pass
+}
+
+/// What means something else to a backend or to HTTP itself.
+fn is_no_name_of_a_person(folded: &str) -> bool {
+    folded.strip_prefix("x-forwarded-").is_some_and(|rest| WAY.contains(&rest))
+        || folded.starts_with("x-original-")
+        || folded.starts_with("x-rewrite-")
+        || RESERVED.contains(&folded)
 }
 
 fn header(table: &Section<'_>, name: &Text, template: &Text) -> Option<IdentityHeader> {
     let folded = fold(&name.text);
-    let is_way = folded.strip_prefix("x-forwarded-").is_some_and(|rest| WAY.contains(&rest));
-    let is_rewrite = folded.starts_with("x-original-") || folded.starts_with("x-rewrite-");
-    if is_way || is_rewrite || RESERVED.contains(&folded.as_str()) {
+    if is_no_name_of_a_person(&folded) {
         table.problem(
             &name.place,
             &name.text,

@@ -234,12 +234,16 @@ pub struct Login {
     pub help: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// Every header that is sent, preset and configured ones together, in order.
     pub headers: Vec<IdentityHeader>,
     /// The subset that the file configured under `[identity.headers]`; `/check` sends these too.
     pub configured: Vec<IdentityHeader>,
+    /// Headers of guarded families that pass all the same; none of those that are sent.
+    pub pass: Vec<http::HeaderName>,
+    /// Handed over with the person's name to the upstreams that ask for it (`basic = true`).
+    pub basic_password: Option<Secret<String>>,
 }
 
 /// One identity header and what it is made of.
@@ -275,6 +279,8 @@ pub struct Upstream {
     pub reuse: Reuse,
     /// This backend gets the access token too, because it verifies it itself.
     pub forward_token: bool,
+    /// This backend gets `Authorization: Basic` with the person's name and `identity.basic_password`, and nobody else's.
+    pub basic: bool,
 }
 
 /// When a connection to a backend may serve another request.

@@ -61,6 +61,7 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
                 Reuse::WithoutBody,
             ),
             forward_token: one.boolean("forward_token", false),
+            basic: one.boolean("basic", false),
         };
         one.close();
         upstreams.insert(name.text, upstream);

@@ -123,6 +123,41 @@ pub(super) fn revocation_token(reading: &Reading<'_>, section: &Section<'_>) -> 
     }
 }
 
+/// `identity.basic_password` or `identity.basic_password_file`: what every person's name is handed over with.
+pub(super) fn basic_password(reading: &Reading<'_>, section: &Section<'_>) -> Option<Secret<String>> {
+    let written = section.text("basic_password").filter(|text| !text.text.is_empty());
+    let file = reading.file(section, "basic_password_file");
+    let (key, place, password) = match (written, file) {
+        (Some(_), Some((_, place))) => {
+            let problem = "there is a basic_password as well; leave one of the two out";
+            section.problem(&place, "basic_password_file", problem);
+            return None;
+        }
+        (Some(text), None) => ("basic_password", text.place, Ok(Secret::new(text.text))),
+        (None, Some((path, place))) => {
+            let password = read(&path, reading.environment).and_then(|bytes| {
+                let text = std::str::from_utf8(without_final_newline(bytes.expose()));
+                text.map(|text| Secret::new(text.to_owned())).map_err(|_| format!("{} is not UTF-8", path.display()))
+            });
+            ("basic_password_file", place, password)
+        }
+        (None, None) => return None,
+    };
+    let is_unfit =
+        |password: &Secret<String>| password.expose().is_empty() || password.expose().chars().any(char::is_control);
+    match password {
+        Ok(password) if is_unfit(&password) => {
+            section.problem(&place, key, "must not be empty or hold a control character");
+            None
+        }
+        Ok(password) => Some(password),
+        Err(message) => {
+            section.problem(&place, key, message);
+            None
+        }
+    }
+}
+
 /// Reads a file that nobody reads but its owner, or the group through which this process was given it.
 fn read(path: &Path, environment: &Environment<'_>) -> Result<Secret<Vec<u8>>, String> {
     let shown = path.display();

@@ -84,6 +84,7 @@ pub fn headers(data: &[u8]) {
         own_bearer,
         body_timeout: Duration::from_secs(1),
         disbelieved: std::cell::Cell::new(false),
+        basic_password: None,
     };
     let left = &rewritten(&head, &outgoing, false).expect("there is nothing to strip");
     let copies = |name: &str| left.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();

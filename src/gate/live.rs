@@ -55,7 +55,7 @@ impl Live {
             None => KeyRing::load(&config.token, &config.data_dir, clock.unix_seconds())?,
         };
         let router = Router::new(&config);
-        let guarded = Guarded::new(&config.identity.headers, router.methods_matter());
+        let guarded = Guarded::new(&config.identity.headers, router.methods_matter()).passing(&config.identity.pass);
         let health = Arc::new(Health::new(&config.upstreams, clock, metrics));
         let edge = Edge { trusted_proxies: config.server.trusted_proxies.clone(), scheme: Scheme::Http };
         let live = Self { config, edge, router, ring, guarded, health };
@@ -83,7 +83,8 @@ impl Live {
     pub fn rekeyed(&self, ring: KeyRing) -> Self {
         let router = Router::new(&self.config);
         Self {
-            guarded: Guarded::new(&self.config.identity.headers, router.methods_matter()),
+            guarded: Guarded::new(&self.config.identity.headers, router.methods_matter())
+                .passing(&self.config.identity.pass),
             config: self.config.clone(),
             edge: self.edge.clone(),
             router,

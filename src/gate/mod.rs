@@ -281,6 +281,7 @@ async fn serve(
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
                 disbelieved: Cell::new(false),
+                basic_password: live.config.identity.basic_password.as_ref(),
             };
             let client = admitted.websocket.then(|| upgrade_of(parts));
             let forwarded = forward(core, own, upstream, (parts, body, client), &outgoing, &known, route, context);

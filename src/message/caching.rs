@@ -2,16 +2,22 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Headers by which content networks are told to store what `Cache-Control` forbids.
-const SHARED_CACHE_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("cdn-cache-control"),
-    HeaderName::from_static("surrogate-control"),
-    HeaderName::from_static("x-accel-expires"),
-];
+/// Whether some cache on the way takes this header's word before that of `Cache-Control`: RFC 9213's targeted fields
+/// (`CDN-Cache-Control`) and their kin, of which every network has one of its own. By pattern, for a list is never whole.
+fn is_for_shared_caches(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // `Expires` is all that an old cache reads; it has no word for `private`.
+    name == "expires"
+        || name.ends_with("-expires")
+        || (name != "cache-control" && name.contains("cache-control"))
+        || ["surrogate", "edge", "cdn"].iter().any(|network| name.contains(network)) && name.ends_with("control")
+        || (name.contains("cache") && name.ends_with("-ttl"))
+}
 
-/// Marks an answer private. A browser's own cache keeps whatever life the backend gave it.
+/// Marks an answer private. A browser's own cache keeps whatever life `Cache-Control` gave it.
 pub fn make_private(headers: &mut HeaderMap) {
-    for name in &SHARED_CACHE_HEADERS {
+    let shared: Vec<HeaderName> = headers.keys().filter(|name| is_for_shared_caches(name)).cloned().collect();
+    for name in shared {
         headers.remove(name);
     }
     let mut directives = Vec::new();
@@ -40,6 +46,46 @@ pub fn make_private(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_network_is_told_otherwise_whatever_its_header_is_called() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "CDN-Cache-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Vercel-CDN-Cache-Control",
+            "Netlify-CDN-Cache-Control",
+            "Fastly-Cache-Control",
+            "Some-New-Network-Cache-Control",
+            "X-LiteSpeed-Cache-Control",
+            "Surrogate-Control",
+            "X-Surrogate-Control",
+            "Edge-Control",
+            "Akamai-Edge-Control",
+            "X-Accel-Expires",
+            "Expires",
+            "X-Cache-TTL",
+        ] {
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("max-age=9"));
+        }
+        for name in ["cache-status", "x-cache", "vary", "etag", "access-control-allow-origin", "x-dns-prefetch-control"]
+        {
+            headers.insert(name, HeaderValue::from_static("x"));
+        }
+        make_private(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        let expected = [
+            "access-control-allow-origin",
+            "cache-control",
+            "cache-status",
+            "etag",
+            "vary",
+            "x-cache",
+            "x-dns-prefetch-control",
+        ];
+        assert_eq!(left, expected);
+    }
 
     #[test]
     fn no_shared_cache_may_keep_it() {

@@ -11,6 +11,7 @@ use super::vouched;
 use crate::address::Address;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken over from a proxy, in bytes.
@@ -39,6 +40,8 @@ pub struct Way<'a> {
     /// Further words for what is said anyway ([`SAID_TOO`]) that a trusted proxy sent, by their bits: the backend may read
     /// any of them, so each goes on and says the same.
     said_too: Cell<u8>,
+    /// Cut from the front of the path.
+    prefix: &'a str,
     disbelieved: Cell<bool>,
 }
 
@@ -60,11 +63,11 @@ enum Word {
 }
 
 impl<'a> Way<'a> {
-    /// `peer`: the socket's other end.
+    /// `peer`: the socket's other end. `prefix`: what is cut from the front of the path; `""`: nothing.
     #[must_use]
-    pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a HeaderValue) -> Self {
+    pub fn new(admitted: &'a Admitted, peer: Option<IpAddr>, request_id: &'a HeaderValue, prefix: &'a str) -> Self {
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
-        Self { admitted, peer, request_id, said_too: Cell::new(0), disbelieved: Cell::new(false) }
+        Self { admitted, peer, request_id, prefix, said_too: Cell::new(0), disbelieved: Cell::new(false) }
     }
 
     /// Whether [`Way::each`] says what takes the place of the header of this name that came, if anything does. From an
@@ -84,7 +87,9 @@ impl<'a> Way<'a> {
             return true;
         }
         // A trusted proxy may say more about the way than we do.
-        name.strip_prefix("x-forwarded-").is_none_or(|about| matches!(about, "for" | "proto" | "host"))
+        name.strip_prefix("x-forwarded-").is_none_or(|about| {
+            matches!(about, "for" | "proto" | "host") || (about == "prefix" && !self.prefix.is_empty())
+        })
     }
 
     /// Whether a forwarding header came from a peer that is not believed, of those that [`Way::replaces`] was asked about.
@@ -117,6 +122,11 @@ impl<'a> Way<'a> {
             self.each_said_too(&mut hand_over);
         } else {
             hand_over("X-Forwarded-For", &[peer.text()]);
+        }
+        if !self.prefix.is_empty() {
+            // What a proxy in front has cut comes before what is cut here.
+            let earlier = if *peer_trusted && goes_on(&PREFIX) { only_path(came) } else { b"" };
+            hand_over("X-Forwarded-Prefix", &[earlier, self.prefix.as_bytes()]);
         }
         hand_over("X-Forwarded-Host", &[self.admitted.public_authority().as_bytes()]);
         hand_over("X-Forwarded-Proto", &[scheme.as_str().as_bytes()]);
@@ -168,6 +178,14 @@ pub fn covers(name: &HeaderName) -> bool {
         || matches!(name, "forwarded" | "x-real-ip" | "x-request-id" | "x-scheme" | "x-url-scheme" | "front-end-https")
 }
 
+/// One `X-Forwarded-Prefix` that is a path, less its last slash.
+fn only_path(came: &HeaderMap) -> &[u8] {
+    let mut lines = came.get_all(PREFIX).iter();
+    let first = lines.next().map(HeaderValue::as_bytes).filter(|_| lines.next().is_none()).unwrap_or_default();
+    let is_path = first.starts_with(b"/") && !first.starts_with(b"//") && first.iter().all(u8::is_ascii_graphic);
+    if is_path { first.strip_suffix(b"/").unwrap_or(first) } else { b"" }
+}
+
 /// What the proxies before have said, with a comma behind each.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let mut value = Vec::new();
@@ -187,6 +205,10 @@ mod tests {
     use super::*;
 
     fn after(peer: &str, given: &[(&'static str, &'static str)]) -> HeaderMap {
+        after_cutting("", peer, given)
+    }
+
+    fn after_cutting(prefix: &str, peer: &str, given: &[(&'static str, &'static str)]) -> HeaderMap {
         let edge = Edge { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], scheme: Scheme::Http };
         let mut request = http::Request::builder().uri("/").header("host", "gw.test:8080");
         for (name, value) in given {
@@ -196,7 +218,7 @@ mod tests {
         let peer = peer.parse().ok();
         let admitted = admit(&parts, peer, &edge).unwrap();
         let id = HeaderValue::from_static("id-1");
-        let way = Way::new(&admitted, peer, &id);
+        let way = Way::new(&admitted, peer, &id, prefix);
         let mut headers = parts.headers.clone();
         for name in parts.headers.keys().filter(|name| way.replaces(name)) {
             headers.remove(name);
@@ -313,6 +335,23 @@ mod tests {
         }
         let headers = after("9.9.9.9", &[("x-scheme", "https"), ("front-end-https", "on"), ("x-url-scheme", "https")]);
         assert_eq!(headers.len(), 6, "{headers:?}");
+    }
+
+    #[test]
+    fn a_prefix_that_is_cut_off_is_told() {
+        for (prefix, peer, came, expected) in [
+            ("", "9.9.9.9", "/evil", None),
+            ("", "10.0.0.1", "/p", Some("/p")),
+            ("/app", "9.9.9.9", "/evil", Some("/app")),
+            ("/app", "10.0.0.1", "/p", Some("/p/app")),
+            ("/app", "10.0.0.1", "/p/", Some("/p/app")),
+            ("/app", "10.0.0.1", "//evil.test", Some("/app")),
+            ("/app", "10.0.0.1", "evil", Some("/app")),
+        ] {
+            let headers = after_cutting(prefix, peer, &[("x-forwarded-prefix", came)]);
+            let seen: Vec<_> = headers.get_all("x-forwarded-prefix").iter().collect();
+            assert_eq!(seen, expected.into_iter().collect::<Vec<_>>(), "{prefix} {peer} {came}");
+        }
     }
 
     #[test]

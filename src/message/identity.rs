@@ -2,15 +2,83 @@
 //!
 //! Names are compared folded: CGI, WSGI and PHP read every sign in a header's name as the same one.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::spelling::push_title_case;
 use crate::config::{IdentityHeader, TemplatePart};
 use crate::policy::Principal;
+use crate::secret::Secret;
 
-/// Families: whatever starts so.
-const FAMILIES: [&str; 8] =
-    ["remote-", "x-remote-", "x-auth-", "x-doorward-", "x-webauth-", "x-authenticated-", "x-original-u", "x-rewrite-u"];
+/// Families: whatever starts so. Ours, and those by which other gateways name a person or a client's certificate: a
+/// backend that has stood behind one of them still believes them.
+const FAMILIES: [&str; 38] = [
+    "remote-",
+    "x-remote-",
+    "x-auth-",
+    "x-doorward-",
+    "x-webauth-",
+    "x-authenticated-",
+    // authentik, Pomerium, Cloudflare, AWS, Google, Azure, Tailscale, Vouch, Kong, Keycloak, caddy-security.
+    "x-authentik-",
+    "x-pomerium-",
+    "cf-access-",
+    "cf-client-cert",
+    "x-amzn-oidc-",
+    "x-amzn-mtls-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-appengine-user-",
+    "x-apigateway-api-userinfo",
+    "x-endpoint-api-userinfo",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-arr-clientcert",
+    "tailscale-",
+    "x-tailscale-",
+    "x-vouch-",
+    "x-consumer-",
+    "x-credential-",
+    "x-userinfo",
+    "x-keycloak-",
+    "x-token-user-",
+    "x-token-subject",
+    "x-jwt-assertion",
+    // mod_auth_openidc, Shibboleth, SiteMinder.
+    "oidc-",
+    "shib-",
+    "sm-user",
+    // A client's certificate, as Apache httpd, nginx, HAProxy and RFC 9440 pass it on.
+    "ssl-client-",
+    "x-ssl-",
+    "x-client-cert",
+    "client-cert",
+    "x-client-verify",
+];
+
+/// Families that move the path behind the route; no setting lets them through.
+const MOVERS: [&str; 2] = ["x-original-u", "x-rewrite-u"];
+
+/// Other words for the client's address. `X-Forwarded-For` and `X-Real-IP` say it; these would say something else.
+const ADDRESSES: [&str; 13] = [
+    "client-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "fastly-client-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-original-forwarded-for",
+    "x-envoy-external-address",
+    "x-proxyuser-ip",
+];
+
+/// Names of those families that name nobody: a secret which the backend itself checks. Under their proper spelling only.
+const SECRETS: [&str; 2] = ["x-auth-token", "x-auth-key"];
 
 /// Single names that no backend may see from a client. `Proxy` becomes `$HTTP_PROXY` in CGI programs. The others move
 /// the path, so that a backend that believes them (gunicorn does believe `SCRIPT_NAME`, by default, when it comes from
@@ -58,12 +126,17 @@ const METHOD_OVERRIDES: [&str; 4] = ["x-http-method-override", "x-http-method", 
 pub struct Guarded {
     /// By first byte: for most headers that is all there is to look at.
     by_first: Vec<Alike>,
+    /// What goes on all the same, although it belongs to a family.
+    passing: Vec<HeaderName>,
 }
 
 /// Guarded names that begin with the same byte, folded.
 #[derive(Clone, Debug, Default)]
 struct Alike {
     families: Vec<&'static [u8]>,
+    /// As families, but whole names.
+    addresses: Vec<&'static [u8]>,
+    movers: Vec<&'static [u8]>,
     /// In every spelling.
     names: Vec<Box<[u8]>>,
     proper_only: Vec<&'static [u8]>,
@@ -73,9 +146,16 @@ impl Guarded {
     /// `methods_matter`: routes differ by method, so that method-override headers go too.
     #[must_use]
     pub fn new(ours: &[IdentityHeader], methods_matter: bool) -> Self {
-        let mut guarded = Self { by_first: vec![Alike::default(); 256] };
+        let passing = SECRETS.map(HeaderName::from_static).to_vec();
+        let mut guarded = Self { by_first: vec![Alike::default(); 256], passing };
         for family in FAMILIES.map(str::as_bytes) {
             guarded.add(family, |alike| alike.families.push(family));
+        }
+        for address in ADDRESSES.map(str::as_bytes) {
+            guarded.add(address, |alike| alike.addresses.push(address));
+        }
+        for mover in MOVERS.map(str::as_bytes) {
+            guarded.add(mover, |alike| alike.movers.push(mover));
         }
         for proper in PROPER_ONLY.map(str::as_bytes) {
             guarded.add(proper, |alike| alike.proper_only.push(proper));
@@ -87,6 +167,14 @@ impl Guarded {
             guarded.add(&folded, |alike| alike.names.push(folded.clone()));
         }
         guarded
+    }
+
+    /// Lets further names through, each under its proper spelling only. What we send ourselves, what moves the path and
+    /// what frames a message is guarded all the same.
+    #[must_use]
+    pub fn passing(mut self, names: &[HeaderName]) -> Self {
+        self.passing.extend_from_slice(names);
+        self
     }
 
     /// A name of ours may begin with a sign: then whatever folds to the same begins so too.
@@ -101,11 +189,17 @@ impl Guarded {
     /// Whether a client's header of this name must not reach a backend.
     #[must_use]
     pub fn covers(&self, name: &HeaderName) -> bool {
+        let whole = name;
         let name = name.as_str().as_bytes();
         let Some(alike) = name.first().and_then(|first| self.by_first.get(usize::from(*first))) else { return false };
-        alike.families.iter().any(|family| starts_folded(name, family))
-            || alike.names.iter().any(|guarded| equals_folded(name, guarded))
-            || covers_forwarded(name)
+        let names_somebody = || {
+            alike.families.iter().any(|family| starts_folded(name, family))
+                || alike.addresses.iter().any(|address| equals_folded(name, address))
+                || covers_forwarded(name)
+        };
+        alike.names.iter().any(|guarded| equals_folded(name, guarded))
+            || alike.movers.iter().any(|mover| starts_folded(name, mover))
+            || (names_somebody() && !self.passing.contains(whole))
             || alike.proper_only.iter().any(|proper| has_sign(name) && equals_folded(name, proper))
     }
 
@@ -157,6 +251,20 @@ fn each(ours: &[IdentityHeader], person: &Principal, mut hand_over: impl FnMut(&
             }
         }
     }
+}
+
+/// A person's name and the password that all share, as `Authorization: Basic` has them (RFC 7617): for a backend that
+/// wants to be logged in to. `None` where the name can't stand there: it holds a colon.
+#[must_use]
+pub fn basic(person: &Principal, password: &Secret<String>) -> Option<Secret<String>> {
+    let name = &person.username;
+    if name.contains(':') || name.chars().any(char::is_control) {
+        return None;
+    }
+    let pair = Secret::new([name.as_str(), ":", password.expose()].concat());
+    let mut value = String::from("Basic ");
+    STANDARD.encode_string(pair.expose(), &mut value);
+    Some(Secret::new(value))
 }
 
 /// Our headers for a person as the lines of a head, each with its line end.
@@ -296,6 +404,92 @@ mod tests {
             assert!(covered(&guarded, &name.replacen('-', "_", 1)), "{name}");
         }
         assert!(covered(&guarded, "Proxy"));
+    }
+
+    #[test]
+    fn the_families_of_other_gateways_are_covered_in_every_spelling() {
+        let guarded = Guarded::new(&[], false);
+        for name in [
+            "X-authentik-username",
+            "X-authentik-meta-anything",
+            "X-Pomerium-Claim-Email",
+            "X-Pomerium-Jwt-Assertion",
+            "Cf-Access-Authenticated-User-Email",
+            "Cf-Access-Jwt-Assertion",
+            "X-Amzn-Oidc-Identity",
+            "X-Amzn-Oidc-Data",
+            "X-Amzn-Mtls-Clientcert-Subject",
+            "X-Goog-Authenticated-User-Email",
+            "X-Goog-IAP-JWT-Assertion",
+            "X-Ms-Client-Principal",
+            "X-Ms-Client-Principal-Name",
+            "X-Ms-Token-Aad-Id-Token",
+            "X-SSL-Client-S-Dn",
+            "SSL-Client-Verify",
+            "Ssl-Client-Cert",
+            "X-Client-Cert",
+            "Client-Cert",
+            "Client-Cert-Chain",
+            "X-Forwarded-Client-Cert",
+            "X-JWT-Assertion",
+            "Tailscale-User-Login",
+            "X-Tailscale-User",
+            "X-Vouch-User",
+            "X-Consumer-Username",
+            "X-Token-User-Name",
+            "OIDC-Claim-Email",
+            "Shib-Identity-Provider",
+            "Client-IP",
+            "X-Client-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "X-Cluster-Client-IP",
+            "X-Original-Forwarded-For",
+            "Fastly-Client-IP",
+            "X-Azure-ClientIP",
+        ] {
+            for sign in ["-", "_", ".", "~"] {
+                assert!(covered(&guarded, &name.replace('-', sign)), "{name} {sign}");
+            }
+            assert!(covered(&guarded, &name.to_ascii_uppercase()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_names_nobody_passes_under_its_proper_name_and_what_the_file_lists() {
+        let plain = Guarded::new(&[], false);
+        for name in ["X-Auth-Token", "x-auth-key", "X-AUTH-TOKEN"] {
+            assert!(!covered(&plain, name), "{name}");
+            assert!(covered(&plain, &name.replace('-', "_")), "{name}");
+        }
+        for name in ["X-Auth-Token-User", "X-Auth-Email", "X-Auth-Signature", "CF-Connecting-IP"] {
+            assert!(covered(&plain, name), "{name}");
+        }
+        // Ours is ours.
+        let ours = Guarded::new(&[header("x-auth-token", vec![TemplatePart::Username])], false);
+        assert!(covered(&ours, "X-Auth-Token"));
+        let listed = ["x-auth-signature", "cf-connecting-ip", "x-original-url", "proxy", "x_auth_other"];
+        let listed = Guarded::new(&[], false).passing(&listed.map(HeaderName::from_static));
+        for (name, goes_on) in [
+            ("X-Auth-Signature", true),
+            ("X_Auth_Signature", false),
+            ("CF-Connecting-IP", true),
+            ("X-Auth-User", false),
+            // No setting lets these through.
+            ("X-Original-URL", false),
+            ("Proxy", false),
+        ] {
+            assert_eq!(!covered(&listed, name), goes_on, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_and_the_shared_password_are_handed_over_as_basic() {
+        let password = Secret::new(String::from("p:w"));
+        let with_name = |name: &str| basic(&Principal { username: name.into(), ..person() }, &password);
+        assert_eq!(with_name("kim").unwrap().expose(), "Basic a2ltOnA6dw==");
+        assert_eq!(with_name("\u{ae40}").unwrap().expose(), "Basic 6rmAOnA6dw==");
+        assert!(with_name("kim:x").is_none());
     }
 
     #[test]

@@ -69,7 +69,7 @@ mod tests {
 
     fn configured(name: &'static str) -> Identity {
         let header = IdentityHeader { name: HeaderName::from_static(name), template: vec![TemplatePart::Id] };
-        Identity { headers: Vec::new(), configured: vec![header] }
+        Identity { headers: Vec::new(), configured: vec![header], pass: Vec::new(), basic_password: None }
     }
 
     #[test]

@@ -82,7 +82,12 @@ fn config(routes: Vec<Rule>) -> Config {
             help: String::new(),
         },
         portal_prefix: String::new(),
-        identity: config::Identity { headers: Vec::new(), configured: Vec::new() },
+        identity: config::Identity {
+            headers: Vec::new(),
+            configured: Vec::new(),
+            pass: Vec::new(),
+            basic_password: None,
+        },
         upstreams: BTreeMap::new(),
         routes,
         tests: Vec::new(),

@@ -44,6 +44,7 @@ use crate::message::admit::Admitted;
 use crate::message::identity::Guarded;
 use crate::message::spelling::Spelling;
 use crate::policy::Pass;
+use crate::secret::Secret;
 
 /// Everything about one request that shapes what the backend sees.
 pub struct Outgoing<'a> {
@@ -69,6 +70,8 @@ pub struct Outgoing<'a> {
     pub body_timeout: Duration,
     /// How the client spelled its headers' names.
     pub spelling: &'a Spelling,
+    /// For upstreams that ask for it, beside the name of the permission's person.
+    pub basic_password: Option<&'a Secret<String>>,
     /// Set once forwarding headers have been left out because their sender is not believed.
     pub disbelieved: Cell<bool>,
 }
@@ -208,6 +211,7 @@ impl Upstreams {
                 parts,
                 outgoing,
                 forward_token: one.config.forward_token,
+                basic: one.config.basic,
                 framing,
                 trailers: &trailers,
                 alone: reuse::is_alone(one.config.reuse, &parts.method, upload.is_some()),
@@ -244,7 +248,8 @@ pub fn rewritten(parts: &Parts, outgoing: &Outgoing<'_>, forward_token: bool) ->
     let trailers = trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name));
     // A body is the business of others.
     let framing = request::Framing::Length(0);
-    let head = request::Head { parts, outgoing, forward_token, framing, trailers: &trailers, alone: false };
+    let head =
+        request::Head { parts, outgoing, forward_token, basic: false, framing, trailers: &trailers, alone: false };
     let mut written = Vec::new();
     head.write(&mut written, &outgoing.admitted.authority).ok()?;
     let mut fields = vec![httparse::EMPTY_HEADER; 4096];

@@ -40,6 +40,7 @@ fn config(urls: Vec<UpstreamUrl>) -> config::Upstream {
         ca_file: None,
         reuse: Reuse::WithoutBody,
         forward_token: false,
+        basic: false,
     }
 }
 
@@ -120,6 +121,7 @@ async fn answer(
         own_bearer: false,
         body_timeout,
         disbelieved: std::cell::Cell::new(false),
+        basic_password: None,
         spelling: &Spelling::default(),
     };
     let own = |status: StatusCode, text: String| {

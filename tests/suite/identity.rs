@@ -67,6 +67,92 @@ fn names_kim(request: &Recorded) {
 }
 
 #[test]
+fn a_secret_that_names_nobody_and_what_the_file_lists_pass() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream)
+        .set("identity.pass", "[\"X-Auth-Signature\"]")
+        .route("path = \"/open\"\naccess = \"public\"\nupstream = \"app\"")
+        .start();
+    let mut request = Request::get("/open");
+    let passing = ["X-Auth-Token", "X-Auth-Key", "X-Auth-Signature"];
+    for name in passing {
+        for spelling in spellings(name) {
+            request = request.field(&spelling, if spelling.eq_ignore_ascii_case(name) { "real" } else { "disguise" });
+        }
+    }
+    gateway.send(&request.field("X-Auth-Email", "root").field("X-Auth-Signature-User", "root")).expect(200);
+    let seen = upstream.last();
+    for name in passing {
+        // In each letter case that came.
+        assert_eq!(seen.folded(name), ["real"; 3], "{name}");
+    }
+    for name in ["X-Auth-Email", "X-Auth-Signature-User"] {
+        assert_eq!(seen.folded(name), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn what_other_gateways_send_does_not_come_from_strangers() {
+    let (upstream, builder) = setup();
+    let gateway = builder.start();
+    let mut connection = gateway.connect();
+    for name in [
+        "X-authentik-username",
+        "X-Pomerium-Claim-Email",
+        "Cf-Access-Authenticated-User-Email",
+        "X-Amzn-Oidc-Identity",
+        "X-Goog-Authenticated-User-Email",
+        "X-MS-CLIENT-PRINCIPAL-NAME",
+        "X-SSL-Client-S-Dn",
+        "Ssl-Client-Verify",
+        "Client-IP",
+        "True-Client-IP",
+    ] {
+        let mut request = Request::get("/open");
+        for spelling in spellings(name) {
+            request = request.field(&spelling, "root");
+        }
+        connection.send(&request).expect(200);
+        assert_eq!(upstream.last().folded(name), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_shared_password_is_handed_over_with_the_name_to_upstreams_that_ask_for_it() {
+    let upstream = Upstream::plain();
+    let builder = Builder::guarding(&upstream)
+        .upstream("php", &[&upstream.url])
+        .set("upstream.php.basic", "true")
+        .route("path = \"/php\"\nupstream = \"php\"")
+        .route("path = \"/php/open\"\naccess = \"public\"\nupstream = \"php\"");
+    let file = builder.folder().join("password");
+    crate::support::gateway::write_private(&file, b"sesame\n");
+    let gateway = builder.set("identity.basic_password_file", &crate::support::gateway::quoted(&file)).start();
+    let token = gateway.login("kim");
+    let mine = "Basic cm9vdDpndWVzcw==";
+    for (target, token, sent, expected) in [
+        ("/php", Some(&token), None, Some("Basic a2ltOnNlc2FtZQ==")),
+        ("/php", Some(&token), Some(mine), Some("Basic a2ltOnNlc2FtZQ==")),
+        ("/php/open", Some(&token), Some(mine), Some("Basic a2ltOnNlc2FtZQ==")),
+        // Nobody is named, and a stranger names nobody either.
+        ("/php/open", None, Some(mine), None),
+        ("/", Some(&token), None, None),
+        ("/", Some(&token), Some(mine), Some(mine)),
+    ] {
+        let mut request = Request::get(target);
+        if let Some(token) = token {
+            request = request.cookie(token);
+        }
+        if let Some(sent) = sent {
+            request = request.field("Authorization", sent);
+        }
+        gateway.send(&request).expect(200);
+        assert_eq!(upstream.last().field("Authorization").as_deref(), expected, "{target} {sent:?}");
+    }
+    assert!(!gateway.logs().contains("sesame"));
+}
+
+#[test]
 fn the_backend_is_told_who_calls_on_every_kind_of_route() {
     let (upstream, builder) = setup();
     let gateway = builder.start();

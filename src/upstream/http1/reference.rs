@@ -284,6 +284,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         own_bearer: setting.own_bearer,
         body_timeout: Duration::ZERO,
         disbelieved: std::cell::Cell::new(false),
+        basic_password: None,
         spelling: &Spelling::new(raw),
     };
     let announced = trailers::announced(&parts.headers, |name| guarded.covers(name));
@@ -291,6 +292,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         parts: &parts,
         outgoing: &outgoing,
         forward_token: setting.forward_token,
+        basic: false,
         framing: setting.framing,
         trailers: &announced,
         alone: setting.alone,
@@ -441,12 +443,14 @@ fn the_bytes_of_an_ordinary_request() {
         own_bearer: false,
         body_timeout: Duration::ZERO,
         disbelieved: std::cell::Cell::new(false),
+        basic_password: None,
         spelling: &Spelling::new(raw),
     };
     let head = Head {
         parts: &parts,
         outgoing: &outgoing,
         forward_token: false,
+        basic: false,
         framing: Framing::Length(0),
         trailers: &[],
         alone: false,

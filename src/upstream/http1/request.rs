@@ -10,6 +10,7 @@ use crate::message::cookies::{self, Left};
 use crate::message::forwarded::Way;
 use crate::message::head::RawTarget;
 use crate::message::hop_by_hop::HopByHop;
+use crate::message::identity;
 use crate::message::spelling::{Line, push_title_case};
 
 /// How a request's body is delimited. Written anew from what the server's side has read: `005` was one spelling of five,
@@ -25,6 +26,8 @@ pub(in super::super) struct Head<'a> {
     pub(in super::super) parts: &'a Parts,
     pub(in super::super) outgoing: &'a Outgoing<'a>,
     pub(in super::super) forward_token: bool,
+    /// This backend is told who it is in `Authorization`: a client's own goes no further, whoever is logged in.
+    pub(in super::super) basic: bool,
     pub(in super::super) framing: Framing,
     /// Announced, and fit to be passed on.
     pub(in super::super) trailers: &'a [HeaderName],
@@ -48,7 +51,7 @@ impl Head<'_> {
     pub(in super::super) fn write(&self, into: &mut Vec<u8>, host: &HeaderValue) -> Result<(), NoPath> {
         let outgoing = self.outgoing;
         let came = &self.parts.headers;
-        let way = Way::new(outgoing.admitted, outgoing.peer, outgoing.request_id);
+        let way = Way::new(outgoing.admitted, outgoing.peer, outgoing.request_id, outgoing.strip_prefix);
         let hop_by_hop = HopByHop::of(came);
         into.reserve(ROOM_BYTES);
         let goes_on = |name: &HeaderName| !outgoing.guarded.covers(name) && !hop_by_hop.covers(name);
@@ -58,6 +61,9 @@ impl Head<'_> {
         let mut spelled = outgoing.spelling.lines();
         for (name, value) in came {
             if !goes_on(name) || is_written_anew(name) || way.replaces(name) {
+                continue;
+            }
+            if self.basic && *name == header::AUTHORIZATION {
                 continue;
             }
             let value = value.as_bytes();
@@ -99,8 +105,13 @@ impl Head<'_> {
             }
             into.extend_from_slice(b"\r\n");
         });
-        if outgoing.pass.person().is_some() {
+        if let Some(person) = outgoing.pass.person() {
             into.extend_from_slice(outgoing.identity);
+            if let Some(password) = outgoing.basic_password.filter(|_| self.basic)
+                && let Some(value) = identity::basic(person, password)
+            {
+                put(into, "Authorization", value.expose().as_bytes());
+            }
         }
         self.write_connection(into);
         self.write_framing(into);
