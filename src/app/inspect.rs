@@ -103,7 +103,8 @@ fn admin_problem(address: SocketAddr) -> Option<String> {
 }
 
 /// What keeps this process from using a folder, or from making it.
-fn folder_problem(folder: &Path) -> Option<String> {
+#[must_use]
+pub fn folder_problem(folder: &Path) -> Option<String> {
     let shown = folder.display();
     match std::fs::metadata(folder) {
         Ok(found) if !found.is_dir() => Some(format!("{shown} is a file, not a folder")),

@@ -3,6 +3,7 @@
 //! [`serve`] puts a whole gateway together, runs it and takes it down in order; [`Alone`] puts together as much as the account
 //! and session commands need when no server runs.
 
+mod backend;
 mod centre;
 mod control;
 mod copy;
@@ -38,10 +39,11 @@ use crate::telemetry::audit::Audit;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{LevelError, Telemetry};
 
+pub use self::backend::has_pages;
 use self::centre::Centre;
 pub use self::control::{Stopped, serve};
 pub use self::copy::{CopyError, Source, Stage, accepts_tokens, copy, is_same_store, is_there};
-pub use self::inspect::{Objection, objections, unreachable, whose};
+pub use self::inspect::{Objection, folder_problem, objections, unreachable, whose};
 
 /// Why a gateway did not start. Each names what to do.
 #[derive(Debug, thiserror::Error)]

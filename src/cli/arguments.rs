@@ -72,11 +72,14 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct Protect {
-    /// Where the application listens, for example http://127.0.0.1:9000 or unix:/run/app.sock
+    /// Where the application listens: http://127.0.0.1:9000, localhost:9000, 9000, unix:/run/app.sock
     pub(super) url: String,
-    /// Where the login listens
+    /// Where the login listens: a port (this machine only), or HOST:PORT; :PORT is all of this machine's addresses
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(super) listen: String,
+    /// Where the login's own pages stand [default: the root, or /_auth where the application has such pages]
+    #[arg(long, value_name = "PATH")]
+    pub(super) prefix: Option<String>,
     /// A path that needs no login; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(super) public: Vec<String>,

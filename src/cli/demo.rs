@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::arguments::{Demo, Place};
 use super::output::Output;
+use super::protect::Wanted;
 use super::{Done, Failure, protect};
 
 pub(super) fn run(arguments: &Demo, place: &Place, output: &mut Output) -> Done {
@@ -21,11 +23,13 @@ pub(super) fn run(arguments: &Demo, place: &Place, output: &mut Output) -> Done 
         return Err(Failure::usage("`demo` needs no --config"));
     }
     let url = start_backend().map_err(|error| Failure::failed(format!("the built-in backend can't start: {error}")))?;
+    // Its page knows where the login's pages are.
+    let wanted = Wanted::read(&url, &arguments.listen, &[], Some(""))?;
     let Some(folder) = &place.data else {
         let folder = Temporary::new()?;
-        return protect::protect(&folder.0, &arguments.listen, &url, &[], output);
+        return protect::protect(&folder.0, &wanted, output);
     };
-    protect::protect(folder, &arguments.listen, &url, &[], output)
+    protect::protect(folder, &wanted, output)
 }
 
 /// A folder that is gone after the demo.
@@ -33,12 +37,21 @@ struct Temporary(std::path::PathBuf);
 
 impl Temporary {
     fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("doorward-demo-{}", uuid::Uuid::now_v7()));
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
+        let name = format!("doorward-demo-{}", uuid::Uuid::now_v7());
+        let temporary = std::env::temp_dir();
+        // An image from scratch has no temporary folder; memory is as good.
+        let places =
+            [temporary.as_path(), Path::new("/dev/shm"), Path::new("/var/tmp"), Path::new("/run"), Path::new(".")];
+        for place in places {
+            let path = place.join(&name);
+            if std::fs::DirBuilder::new().mode(0o700).create(&path).is_ok() {
+                return Ok(Self(path));
+            }
+        }
+        Err(Failure::failed(format!(
+            "there is no place for the demo's files (tried {}); name a folder with --data DIR",
+            places.map(|place| place.display().to_string()).join(", ")
+        )))
     }
 }
 

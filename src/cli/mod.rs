@@ -9,10 +9,12 @@ mod key;
 mod operate;
 mod output;
 mod protect;
+mod reach;
 mod serve;
 mod session;
 mod store;
 mod token;
+mod typed;
 mod user;
 
 use std::process::ExitCode;

@@ -26,11 +26,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::check::load;
-#[cfg(any(test, fuzzing, feature = "measure"))]
 pub use self::check::parse;
 pub use self::database::{Database, DatabaseTls};
 pub use self::locate::problem_at;
-pub use self::protect::protect_toml;
+pub use self::protect::{Protection, protect_toml};
 #[cfg(any(test, fuzzing))]
 pub use self::reader::Problem;
 pub use self::secrets::from_process;

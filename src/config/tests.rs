@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 use super::check::{load, parse};
 use super::reader::Problem;
 use super::{
-    Access, Algorithm, Config, Listen, LogFormat, OnStale, SameSite, SecureCookie, UpstreamHost, protect_toml,
+    Access, Algorithm, Config, Listen, LogFormat, OnStale, Protection, SameSite, SecureCookie, UpstreamHost,
+    protect_toml,
 };
 use super::{DatabaseTls, StoreKind};
 
@@ -176,7 +177,14 @@ fn what_protect_writes_loads() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "secret", 0o600, b"0123456789abcdef0123456789abcdef-only-for-tests\n");
     let public = [String::from("/assets"), String::from("/favicon.ico")];
-    let text = protect_toml("127.0.0.1:0", "http://localhost:9000", &public);
+    let protection = Protection {
+        listen: "127.0.0.1:0",
+        url: "http://localhost:9000",
+        public: &public,
+        prefix: "/_auth",
+        cookie: Some("access_token_x"),
+    };
+    let text = protect_toml(&protection);
     let file = write(folder.path(), "config.toml", 0o600, text.as_bytes());
     let config = load(&file, &|_| None).unwrap_or_else(|problems| panic!("{}", listed(&problems)));
     assert_eq!(fs::canonicalize(&config.data_dir).unwrap(), fs::canonicalize(folder.path()).unwrap());
@@ -184,13 +192,14 @@ fn what_protect_writes_loads() {
     assert_eq!(config.routes.len(), 3);
     assert_eq!((config.routes[0].access, config.routes[1].access), (Access::Required, Access::Public));
     assert_eq!(config.cookie.secure, SecureCookie::Auto);
+    assert_eq!((config.cookie.name.as_str(), config.portal_prefix.as_str()), ("access_token_x", "/_auth"));
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
 #[test]
 fn a_hostile_argument_of_protect_stays_one_value() {
     let hostile = "http://a\"]\n[admin]\nlisten = \"0.0.0.0:1";
-    let text = protect_toml("127.0.0.1:0", hostile, &[]);
+    let text = protect_toml(&Protection { listen: "127.0.0.1:0", url: hostile, public: &[], prefix: "", cookie: None });
     let table = DeTable::parse(&text).unwrap();
     let urls = table.get_ref()["upstream"].get_ref()["app"].get_ref()["urls"].get_ref().as_array().unwrap();
     assert_eq!(urls[0].get_ref().as_str(), Some(hostile));

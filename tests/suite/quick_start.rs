@@ -9,7 +9,7 @@ use std::process::{Child, ExitStatus};
 
 use serde_json::{Value, json};
 
-use crate::support::gateway::{free_port, program, run, run_with_input};
+use crate::support::gateway::{Finished, free_port, program, run, run_with_input};
 use crate::support::turn::Turn;
 use crate::support::{Connection, PASSWORD, Request, Response, Upstream, wait};
 
@@ -24,10 +24,14 @@ struct Running {
 impl Running {
     /// Starts it on a port and waits until it says how to log in. What it writes goes into `notes`.
     fn start(arguments: &[&str], port: u16, notes: &Path) -> Self {
+        Self::start_at(arguments, &SocketAddr::from(([127, 0, 0, 1], port)).to_string(), port, notes)
+    }
+
+    /// The same, with the listener as a person types it.
+    fn start_at(arguments: &[&str], listen: &str, port: u16, notes: &Path) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let (stdout, stderr) = (notes.join("stdout"), notes.join("stderr"));
-        let listen = address.to_string();
-        let mut command = program(&[arguments, &["--listen", &listen]].concat());
+        let mut command = program(&[arguments, &["--listen", listen]].concat());
         command.env("TMPDIR", notes).current_dir(notes);
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         let mut running = Self { child: command.spawn().unwrap(), address, stdout, stderr };
@@ -62,8 +66,21 @@ impl Running {
         Connection::to(self.address).send(request)
     }
 
+    /// Where the login's own pages stand, by what it said.
+    fn prefix(&self) -> String {
+        let text = self.stderr();
+        let said = text.split_once("pages are below ").map(|(_, rest)| rest.split(',').next().unwrap().to_owned());
+        said.unwrap_or_default()
+    }
+
     fn login(&self, name: &str, password: &str) -> Response {
-        self.send(&Request::post("/login").json(&json!({"username": name, "password": password})))
+        let login = format!("{}/login", self.prefix());
+        self.send(&Request::post(&login).json(&json!({"username": name, "password": password})))
+    }
+
+    fn get(&self, target: &str, token: &str) -> Response {
+        // Real applications send fields of their own.
+        Connection::to(self.address).with_any_field().send(&Request::get(target).field("Cookie", token))
     }
 
     /// SIGTERM, then waits for the end.
@@ -110,6 +127,22 @@ impl Drop for Running {
     }
 }
 
+/// The cookie that a login gave, as a browser sends it back.
+fn token(answer: &Response) -> Option<String> {
+    let cookies = answer.all("set-cookie");
+    let pairs = cookies.iter().filter_map(|cookie| cookie.split(';').next());
+    pairs.filter(|pair| pair.starts_with("access_token") && !pair.ends_with('=')).next_back().map(str::to_owned)
+}
+
+/// A command as it was printed, in a shell that finds the program by its name.
+fn shell(folder: &Path, command: &str) -> Finished {
+    let program = Path::new(env!("CARGO_BIN_EXE_doorward")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", command]).current_dir(folder).env("PATH", path).env_remove("DOORWARD_CONFIG");
+    Finished::of(shell.output().unwrap())
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -144,21 +177,21 @@ fn protect_needs_nothing_but_a_url() {
     // Over plain HTTP, as on a machine of one's own.
     let answer = running.login("admin", &password).expect(200);
     assert!(answer.all("set-cookie").iter().all(|cookie| !cookie.contains("Secure")), "{answer:?}");
-    let token = answer.token().unwrap();
-    running.send(&Request::get("/x").cookie(&token)).expect(200);
+    let admin = token(&answer).unwrap();
+    running.get("/x", &admin).expect(200);
     assert_eq!(upstream.last().field("x-forwarded-preferred-username").as_deref(), Some("admin"));
 
     // Account commands go to the running server.
     run_with_input(&["user", "add", "kim", "--password-stdin", "--data", place], PASSWORD).expect(0);
-    let kim = running.login("kim", PASSWORD).expect(200).token().unwrap();
+    let kim = token(&running.login("kim", PASSWORD).expect(200)).unwrap();
     assert_eq!(running.stop().code(), Some(0));
 
     // The second run knows everything from the first.
     let running = Running::start(&protect, port, folder.path());
     assert_eq!(running.password(), None);
     assert!(!running.stderr().contains(&password) && !running.stdout().contains(&password));
-    for token in [&token, &kim] {
-        running.send(&Request::get("/x").cookie(token)).expect(200);
+    for token in [&admin, &kim] {
+        running.get("/x", token).expect(200);
     }
     running.login("admin", &password).expect(200);
     assert_eq!(fs::read_to_string(data.join("secret")).unwrap(), secret);
@@ -170,8 +203,8 @@ fn protect_needs_nothing_but_a_url() {
     // Another URL, while nobody has changed the file.
     let other = Upstream::plain();
     let running = Running::start(&["protect", &other.url, "--data", place], port, folder.path());
-    running.send(&Request::get("/x").cookie(&token)).expect(200);
-    assert_eq!(other.count(), 1);
+    running.get("/x", &admin).expect(200);
+    assert_eq!(other.last().target, "/x");
     running.send(&Request::get("/open")).expect(401);
     assert_eq!(running.stop().code(), Some(0));
 }
@@ -186,7 +219,7 @@ fn a_file_that_somebody_changed_is_left_alone() {
     let port = free_port();
     let protect = ["protect", &upstream.url, "--data", place];
     let running = Running::start(&protect, port, folder.path());
-    let token = running.login("admin", &running.password().unwrap()).expect(200).token().unwrap();
+    let token = token(&running.login("admin", &running.password().unwrap()).expect(200)).unwrap();
     assert_eq!(running.stop().code(), Some(0));
 
     let file = data.join("config.toml");
@@ -210,7 +243,7 @@ fn a_file_that_somebody_changed_is_left_alone() {
         assert!(running.child.try_wait().unwrap().is_none(), "it ended");
         Connection::try_to(running.address).is_ok()
     });
-    running.send(&Request::get("/mine").cookie(&token)).expect(200);
+    running.get("/mine", &token).expect(200);
     assert_eq!(running.stop().code(), Some(0));
 }
 
@@ -226,18 +259,170 @@ fn protect_without_a_folder_makes_one_here() {
 }
 
 #[test]
-fn protect_refuses_what_it_can_not_use() {
+fn protect_refuses_what_it_can_not_use_in_words_about_its_arguments_and_leaves_nothing() {
     let _turn = Turn::shared();
     let folder = tempfile::tempdir().unwrap();
     let listen = format!("127.0.0.1:{}", free_port());
-    for url in ["ftp://127.0.0.1/", "not a url", "", "http://"] {
-        let data = folder.path().join("data");
-        let refused = run(&["protect", url, "--data", data.to_str().unwrap(), "--listen", &listen]).expect(2);
-        assert!(!refused.stderr.contains("Password"), "{url:?}: {}", refused.stderr);
+    let data = folder.path().join("deep/data");
+    let place = data.to_str().unwrap();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = held.local_addr().unwrap().to_string();
+    let app = "http://127.0.0.1:1";
+    // What was typed, the status, and what it must speak of.
+    let refused: &[(&[&str], i32, &str)] = &[
+        (&["ftp://127.0.0.1/"], 2, "URL: "),
+        (&["not a url"], 2, "URL: "),
+        (&[""], 2, "URL: "),
+        (&["http://"], 2, "URL: "),
+        (&["http://127.0.0.1:9000/app"], 2, "leave it out: http://127.0.0.1:9000"),
+        (&["localhost:99999"], 2, "\"99999\" is no port"),
+        (&[app, "--listen", "nowhere"], 2, "--listen nowhere"),
+        (&[app, "--listen", "99999"], 2, "--listen 99999"),
+        (&[app, "--listen", &in_use], 1, "another process listens there"),
+        (&[app, "--listen", "203.0.113.77:8080"], 1, "no address of this machine"),
+        (&[app, "--public", "open"], 2, "--public /open"),
+        (&[app, "--public", "/"], 2, "--public /"),
+        (&[app, "--public", "/a/*"], 2, "write --public /a"),
+        (&[app, "--prefix", "/a b"], 2, "--prefix /a b"),
+        (&[app, "--config", "config.toml"], 2, "--config"),
+        (&[], 2, "URL"),
+    ];
+    for (arguments, status, words) in refused {
+        let mut all = vec!["protect"];
+        all.extend(*arguments);
+        if !arguments.contains(&"--listen") {
+            all.extend(["--listen", &listen]);
+        }
+        if !arguments.contains(&"--config") {
+            all.extend(["--data", place]);
+        }
+        let told = run(&all).expect(*status);
+        assert!(told.stderr.contains(words), "{arguments:?}: {}", told.stderr);
+        for foreign in ["config.toml:", "upstream.app", "server.listen", "route.path", "Password"] {
+            assert!(!told.stderr.contains(foreign), "{arguments:?} speaks of {foreign}: {}", told.stderr);
+        }
+        assert!(!folder.path().join("deep").exists(), "{arguments:?} has left something");
     }
-    run(&["protect", "http://127.0.0.1:1", "--listen", "nowhere", "--data", folder.path().to_str().unwrap()]).expect(2);
-    run(&["protect", "http://127.0.0.1:1", "--config", "config.toml"]).expect(2);
-    run(&["protect"]).expect(2);
+    let file = folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    let told = run(&["protect", app, "--listen", &listen, "--data", file.to_str().unwrap()]).expect(2);
+    assert!(told.stderr.contains("--data: ") && told.stderr.contains("is a file"), "{told:?}");
+}
+
+#[test]
+fn protect_takes_what_a_person_types_and_says_what_it_found() {
+    let _turn = Turn::shared();
+    let upstream = Upstream::plain();
+    let app = upstream.url.strip_prefix("http://").unwrap();
+    let app_port = app.rsplit_once(':').unwrap().1.to_owned();
+    for typed in [app.to_owned(), format!(":{app_port}"), app_port.clone(), format!("localhost:{app_port}/")] {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Running::start(&["protect", &typed], free_port(), folder.path());
+        let cookie = token(&running.login("admin", &running.password().unwrap()).expect(200)).unwrap();
+        running.get("/x", &cookie).expect(200);
+        // It answers everything, so it may have a login of its own.
+        assert_eq!(running.prefix(), "/_auth", "{}", running.stderr());
+        assert!(!running.stderr().contains("Nothing answers") && !running.stderr().contains("Warning"));
+        running.get("/login", &cookie).expect(200);
+        assert_eq!(upstream.last().target, "/login");
+        // The commands that it names work as they stand.
+        let hint =
+            running.stderr().lines().find_map(|line| line.trim().strip_prefix("More users: ").map(str::to_owned));
+        let hint = hint.unwrap().replace("user add kim", "user add kim --generate");
+        shell(folder.path(), &hint).expect(0);
+        shell(folder.path(), "doorward user list").expect(0);
+        assert_eq!(running.stop().code(), Some(0));
+    }
+    // A port alone is this machine; a colon before it is the network, which is said, with the addresses.
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut running = Running::start_at(&["protect", "127.0.0.1:1"], &format!(":{port}"), port, folder.path());
+    let told = running.stderr();
+    assert!(told.contains("Nothing answers at http://127.0.0.1:1") && told.contains("without TLS"), "{told}");
+    assert!(told.contains(&format!("http://localhost:{port}/")), "{told}");
+    assert_eq!(running.prefix(), "/_auth");
+    running.child.kill().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let running = Running::start_at(&["protect", "127.0.0.1:1"], &port.to_string(), port, folder.path());
+    assert!(!running.stderr().contains("without TLS"), "{}", running.stderr());
+}
+
+#[test]
+fn an_application_without_pages_of_those_names_has_the_login_at_its_root_and_a_folder_keeps_its_ways() {
+    let _turn = Turn::shared();
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("notes.txt"), "hello").unwrap();
+    let app_port = free_port();
+    let mut listing = std::process::Command::new("python3")
+        .args(["-m", "http.server", &app_port.to_string(), "--bind", "127.0.0.1"])
+        .current_dir(files.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait::until("the directory listing", || Connection::try_to(([127, 0, 0, 1], app_port).into()).is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(&["protect", &app_port.to_string()], free_port(), folder.path());
+    assert_eq!(running.prefix(), "", "{}", running.stderr());
+    let password = running.password().unwrap();
+    let cookie = token(&running.login("admin", &password).expect(200)).unwrap();
+    assert!(running.get("/", &cookie).expect(200).text().contains("notes.txt"));
+    assert_eq!(running.get("/notes.txt", &cookie).expect(200).text(), "hello");
+    running.send(&Request::get("/notes.txt")).expect(401);
+    let config = fs::read_to_string(folder.path().join("doorward-data/config.toml")).unwrap();
+    assert_eq!(running.stop().code(), Some(0));
+    listing.kill().unwrap();
+    listing.wait().unwrap();
+    // Nothing answers by now, but the folder's people know where the login is, and hold its cookie.
+    let running = Running::start(&["protect", &app_port.to_string(), "--public", "/x"], free_port(), folder.path());
+    assert_eq!(running.prefix(), "");
+    let again = fs::read_to_string(folder.path().join("doorward-data/config.toml")).unwrap();
+    let name = |text: &str| text.lines().find(|line| line.starts_with("name = ")).map(str::to_owned).unwrap();
+    assert_eq!(name(&again), name(&config));
+    running.get("/account", &cookie).expect(200);
+    assert_eq!(running.stop().code(), Some(0));
+    // Asked for, it moves.
+    let running = Running::start(&["protect", "1", "--prefix", "_auth"], free_port(), folder.path());
+    assert_eq!(running.prefix(), "/_auth");
+    running.get("/_auth/account", &cookie).expect(200);
+}
+
+#[test]
+fn two_of_them_on_one_host_do_not_disturb_each_other() {
+    let _turn = Turn::shared();
+    let upstreams = [Upstream::plain(), Upstream::plain()];
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let both: Vec<Running> = (0..2)
+        .map(|index| Running::start(&["protect", &upstreams[index].url], free_port(), folders[index].path()))
+        .collect();
+    // One jar, for browsers keep cookies by host and not by port.
+    let mut jar: Vec<(String, String)> = Vec::new();
+    let keep = |answer: &Response, jar: &mut Vec<(String, String)>| {
+        for line in answer.all("set-cookie") {
+            let (name, value) = line.split(';').next().unwrap().split_once('=').unwrap();
+            jar.retain(|(known, _)| known != name);
+            if !value.is_empty() {
+                jar.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    };
+    let shown = |jar: &[(String, String)]| {
+        jar.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    };
+    for running in &both {
+        keep(&running.send(&Request::get("/").navigation().field("Cookie", &shown(&jar))), &mut jar);
+        let login = Request::post(&format!("{}/login", running.prefix())).field("Cookie", &shown(&jar));
+        let account = json!({"username": "admin", "password": running.password().unwrap()});
+        keep(&running.send(&login.json(&account)).expect(200), &mut jar);
+    }
+    for _ in 0..2 {
+        for running in &both {
+            let answer = running.send(&Request::get("/x").field("Cookie", &shown(&jar))).expect(200);
+            keep(&answer, &mut jar);
+        }
+    }
+    assert_eq!(jar.len(), 2, "{jar:?}");
 }
 
 #[test]
@@ -255,8 +440,8 @@ fn the_demo_greets_by_name_and_leaves_nothing_behind() {
     assert_eq!(mode(&folder.path().join(&made[0])), 0o700);
     let password = running.password().expect("no password was printed");
     assert_eq!(running.send(&Request::get("/").navigation()).expect(303).field("location").unwrap(), "/login?rd=%2F");
-    let token = running.login("admin", &password).expect(200).token().unwrap();
-    let page = running.send(&Request::get("/").cookie(&token).navigation()).expect(200).text();
+    let token = token(&running.login("admin", &password).expect(200)).unwrap();
+    let page = running.send(&Request::get("/").field("Cookie", &token).navigation()).expect(200).text();
     assert!(page.contains("Hello, admin"), "{page}");
     assert!(page.contains("x-forwarded-preferred-username"), "{page}");
     assert!(!page.contains(&token), "the token reached the backend");
