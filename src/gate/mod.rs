@@ -14,6 +14,7 @@
 //! Every error on the way becomes an answer in [`reject`] and nowhere else.
 
 mod body;
+mod circle;
 mod core;
 mod live;
 mod named;
@@ -290,7 +291,12 @@ async fn serve(
                 shared.peers().warn(Matter::Disbelieved, peer);
             }
             match answer {
-                Ok(response) => response,
+                Ok(response) => {
+                    if response.status().is_redirection() {
+                        circle::look_at(live, admitted, &route.name, parts.uri.path(), response.headers());
+                    }
+                    response
+                }
                 Err(rejection) => {
                     asked.remember(parts);
                     return Err(rejection);

@@ -109,6 +109,12 @@ const GATEWAYS: [(&str, Endpoint, Access); 3] = [
     ("/gateways/logout", Endpoint::GatewayLogout, Access::Public),
 ];
 
+/// Whether a path is one of the portal's pages under this prefix that applications are fond of, too.
+#[must_use]
+pub fn is_portal_page(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|page| matches!(page, "/login" | "/logout" | "/account" | "/check"))
+}
+
 /// The portal's endpoints: path under the prefix, and who may come so far. The portal itself answers who is nobody where
 /// the access is optional.
 const PORTAL: [(&str, Endpoint, Access); 7] = [

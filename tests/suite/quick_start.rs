@@ -10,8 +10,9 @@ use std::process::{Child, ExitStatus};
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Finished, free_port, program, run, run_with_input};
+use crate::support::peer::{Peer, node, of_tests};
 use crate::support::turn::Turn;
-use crate::support::{Connection, PASSWORD, Request, Response, Upstream, wait};
+use crate::support::{Connection, Gateway, PASSWORD, Request, Response, Upstream, reply, wait};
 
 /// A running `protect` or `demo`; it is killed when it is dropped.
 struct Running {
@@ -130,8 +131,8 @@ impl Drop for Running {
 /// The cookie that a login gave, as a browser sends it back.
 fn token(answer: &Response) -> Option<String> {
     let cookies = answer.all("set-cookie");
-    let pairs = cookies.iter().filter_map(|cookie| cookie.split(';').next());
-    pairs.filter(|pair| pair.starts_with("access_token") && !pair.ends_with('=')).next_back().map(str::to_owned)
+    let mut pairs = cookies.iter().filter_map(|cookie| cookie.split(';').next());
+    pairs.rfind(|pair| pair.starts_with("access_token") && !pair.ends_with('=')).map(str::to_owned)
 }
 
 /// A command as it was printed, in a shell that finds the program by its name.
@@ -447,4 +448,130 @@ fn the_demo_greets_by_name_and_leaves_nothing_behind() {
     assert!(!page.contains(&token), "the token reached the backend");
     assert_eq!(running.stop().code(), Some(0));
     assert_eq!(left(), Vec::<String>::new());
+}
+
+/// A browser's jar, by curl: follows nothing, keeps cookies.
+struct Jar {
+    file: PathBuf,
+    base: String,
+}
+
+impl Jar {
+    /// The status, where it leads to, and the body.
+    fn ask(&self, target: &str, form: &[(&str, &str)]) -> (u16, String, String) {
+        let url = format!("{}{target}", self.base);
+        let mut command = std::process::Command::new("curl");
+        command.args(["--silent", "--max-time", "60", "--cookie"]).arg(&self.file).arg("--cookie-jar").arg(&self.file);
+        command.args(["--header", "Sec-Fetch-Mode: navigate", "--header", "Accept: text/html"]);
+        command.args(["--header", "Sec-Fetch-Site: same-origin", "--header", &format!("Origin: {}", self.base)]);
+        for (name, value) in form {
+            command.args(["--data-urlencode", &format!("{name}={value}")]);
+        }
+        let output = command.args(["--write-out", "\n%{http_code} %{redirect_url}", &url]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, end) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{url}: {output:?}"));
+        let (status, to) = end.split_once(' ').unwrap();
+        (status.parse().unwrap(), to.strip_prefix(&self.base).unwrap_or(to).to_owned(), body.to_owned())
+    }
+
+    /// Goes on until something is no redirect.
+    fn open(&self, target: &str) -> (u16, String, String) {
+        let mut at = target.to_owned();
+        for _ in 0..10 {
+            let (status, to, body) = self.ask(&at, &[]);
+            if !(300..400).contains(&status) {
+                return (status, at, body);
+            }
+            at = to;
+        }
+        panic!("{target} leads in a circle");
+    }
+}
+
+/// `protect` as it comes in front of an application, and a browser that has logged in there.
+fn signed_in(app: u16, folder: &Path) -> (Running, Jar) {
+    let running = Running::start(&["protect", &app.to_string()], free_port(), folder);
+    let jar = Jar { file: folder.join("jar"), base: format!("http://{}", running.address) };
+    let (_, form, _) = jar.ask("/deep/page?x=1", &[]);
+    assert!(form.starts_with(&format!("{}/login?rd=", running.prefix())), "{form}");
+    let password = running.password().unwrap();
+    let (status, to, body) = jar.ask(&form, &[("username", "admin"), ("password", &password)]);
+    assert_eq!((status, &*to), (303, "/deep/page?x=1"), "{body}");
+    (running, jar)
+}
+
+#[test]
+fn jupyterlab_with_a_token_and_a_login_of_its_own_is_reached_behind_it() {
+    let _turn = Turn::shared();
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut command = std::process::Command::new(of_tests(".cache/venv/bin/jupyter-lab"));
+    command.args(["--no-browser", "--allow-root", "--ip", "127.0.0.1", "--IdentityProvider.token=a-token-of-its-own"]);
+    command.args(["--port", &port.to_string(), "--ServerApp.port_retries=0"]).current_dir(folder.path());
+    for variable in ["HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"] {
+        command.env(variable, folder.path());
+    }
+    let jupyter = Peer::start(command, port, &folder.path().join("jupyter.log"));
+    let (running, jar) = signed_in(jupyter.port, folder.path());
+    assert_eq!(running.prefix(), "/_auth");
+    let (status, at, page) = jar.open("/lab");
+    assert_eq!((status, &*at), (200, "/login?next=%2Flab"), "{page}");
+    let (_, rest) = page.split_once("name=\"_xsrf\" value=\"").unwrap_or_else(|| panic!("{page}"));
+    let xsrf = rest.split('"').next().unwrap();
+    let (status, to, page) = jar.ask(&at, &[("_xsrf", xsrf), ("password", "a-token-of-its-own")]);
+    assert_eq!((status, &*to), (302, "/lab"), "{page}");
+    let (status, _, page) = jar.open("/lab");
+    assert!(status == 200 && page.contains("<title>JupyterLab"), "{page}");
+    assert!(jar.open("/_auth/account").2.contains("admin"));
+}
+
+#[test]
+fn php_with_a_session_and_koa_are_reached_behind_it() {
+    let _turn = Turn::shared();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("index.php"),
+        "<?php session_start(); $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1; \
+         echo $_SERVER['HTTP_X_FORWARDED_PREFERRED_USERNAME'], ' ', $_SESSION['n'];",
+    )
+    .unwrap();
+    let port = free_port();
+    let mut command = std::process::Command::new("php");
+    command.args(["-d", &format!("session.save_path={}", folder.path().display())]);
+    command.args(["-S", &format!("127.0.0.1:{port}"), "index.php"]).current_dir(folder.path());
+    let php = Peer::start(command, port, &folder.path().join("php.log"));
+    let (running, jar) = signed_in(php.port, folder.path());
+    let shown: Vec<String> = (0..2).map(|_| jar.open("/count").2).collect();
+    assert_eq!(shown, ["admin 1", "admin 2"], "{}", running.stderr());
+    drop(running);
+
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut command = node("peers/app.js");
+    command.arg(port.to_string()).env("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    let koa = Peer::start(command, port, &folder.path().join("koa.log"));
+    let (running, jar) = signed_in(koa.port, folder.path());
+    let (status, _, page) = jar.open("/any");
+    let seen: Value = serde_json::from_str(&page).unwrap_or_else(|error| panic!("{error}: {page}"));
+    assert_eq!((status, &seen["headers"]["x-forwarded-preferred-username"]), (200, &json!("admin")));
+    assert_eq!(seen["token"], false);
+    assert!(!page.contains("access_token"), "{page}");
+    drop(running);
+}
+
+#[test]
+fn a_backend_that_redirects_to_a_page_of_ours_is_told_of_once() {
+    let upstream = Upstream::start(|request, wire| {
+        let to = if request.target == "/elsewhere" { "https://other.test/login" } else { "login?next=/x" };
+        reply(wire, 302, &[("Location", to)], b"")
+    });
+    let gateway = Gateway::guarding(&upstream);
+    let token = gateway.login("kim");
+    gateway.get_with("/elsewhere", &token).expect(302);
+    assert!(!gateway.logs().contains("in a circle"), "{}", gateway.logs());
+    for _ in 0..3 {
+        gateway.get_with("/x", &token).expect(302);
+    }
+    wait::until("the warning", || gateway.logs().contains("portal.prefix"));
+    assert_eq!(gateway.logs().matches("led in a circle").count(), 1, "{}", gateway.logs());
 }
