@@ -77,6 +77,7 @@ pub fn headers(data: &[u8]) {
         peer,
         request_id: &fresh_id,
         spelling: &spelling,
+        ties: &std::rc::Rc::default(),
         strip_prefix: "",
         guarded: &Guarded::new(&identity, true),
         identity: &pass.person().map(|person| crate::message::identity::lines(&identity, person)).unwrap_or_default(),

@@ -55,17 +55,27 @@ use crate::policy::{Caller, Denied, decide};
 use crate::portal::Visit;
 use crate::portal::language::Language;
 use crate::router::{Endpoint, Route, Target};
+pub use crate::upstream::Ties;
 use crate::upstream::{Answer, Outgoing};
 
-/// Answers one request. `peer`: the address at the other end of the socket, `None` on a unix socket.
+/// The client's side of a connection.
+#[derive(Clone)]
+pub struct Client {
+    /// The address at the other end of the socket, `None` on a unix socket.
+    pub peer: Option<IpAddr>,
+    /// What backends have logged in for it.
+    pub ties: Rc<Ties>,
+}
+
+/// Answers one request.
 pub fn handle(
     core: Rc<Core>,
-    peer: Option<IpAddr>,
+    client: Client,
     request: Request<Incoming>,
     spelling: Spelling,
 ) -> impl Future<Output = Response<AnswerBody>> {
     let log = &core.shared().telemetry().access;
-    let mut context = Context::open(core.shared().clock(), log, peer, request.method().clone());
+    let mut context = Context::open(core.shared().clock(), log, client.peer, request.method().clone());
     let (mut parts, body) = request.into_parts();
     let mut asked = Asked::new(&parts);
     // An `async fn` would have room for the request beside its parts: every request pays for the size of this.
@@ -74,7 +84,7 @@ pub fn handle(
         let own = core.own();
         let live = &own.live;
         let outcome = {
-            let mut served = pin!(serve(&core, &own, peer, &mut parts, body, &spelling, &mut context, &mut asked));
+            let mut served = pin!(serve(&core, &own, &client, &mut parts, body, &spelling, &mut context, &mut asked));
             std::future::poll_fn(|task| poll_unless_it_panics(served.as_mut(), task)).await
         };
         let mut response = match outcome {
@@ -167,7 +177,7 @@ fn languages(headers: &HeaderMap) -> Vec<HeaderValue> {
 async fn serve(
     core: &Rc<Core>,
     own: &Own,
-    peer: Option<IpAddr>,
+    connection: &Client,
     parts: &mut Parts,
     body: Incoming,
     spelling: &Spelling,
@@ -175,6 +185,7 @@ async fn serve(
     asked: &mut Asked,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let (shared, live) = (core.shared(), &own.live);
+    let peer = connection.peer;
     let admitted = match admit(parts, peer, &live.edge) {
         Ok(admitted) => admitted,
         Err(malformed) => {
@@ -283,6 +294,7 @@ async fn serve(
                 spelling,
                 disbelieved: Cell::new(false),
                 basic_password: live.config.identity.basic_password.as_ref(),
+                ties: &connection.ties,
             };
             let client = admitted.websocket.then(|| upgrade_of(parts));
             let forwarded = forward(core, own, upstream, (parts, body, client), &outgoing, &known, route, context);

@@ -115,6 +115,11 @@ fn upstream_in_public(error: &upstream::Error) -> Public {
         upstream::Error::Broken { .. } => {
             (StatusCode::BAD_GATEWAY, "upstream_broke_off", "The application behind this address broke off.")
         }
+        upstream::Error::Malformed { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_malformed",
+            "The application behind this address sent something that can't be passed on.",
+        ),
         upstream::Error::TimedOut { .. } => (
             StatusCode::GATEWAY_TIMEOUT,
             "upstream_timed_out",

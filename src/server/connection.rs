@@ -24,7 +24,7 @@ use super::pace::{Cut, Pace, PacedBody};
 use super::socket::{HeadLimits, Paced, Seat};
 use crate::clock::KeptAlarm;
 use crate::config::Limits;
-use crate::gate::{self, AnswerBody, Core};
+use crate::gate::{self, AnswerBody, Client, Core};
 use crate::message::head::{self, RawTarget, Unreadable};
 use crate::message::spelling::Spelling;
 
@@ -43,10 +43,11 @@ where
     let pace = Pace::new(core.shared().clock());
     let seat: Seat<S> = Seat::default();
     let protocol = protocol(&limits);
+    let client = Client { peer, ties: Rc::default() };
     let heads = HeadLimits { bytes: limits.max_header_bytes, headers: limits.max_headers };
     let turns = Turns { heads, pace: Arc::clone(&pace), seat: Arc::clone(&seat) };
     let http_on = |socket: Paced<S>| {
-        let service = service(Arc::clone(&pace), Rc::clone(&core), peer);
+        let service = service(Arc::clone(&pace), Rc::clone(&core), client.clone());
         Box::pin(protocol.serve_connection(TokioIo::new(socket), service).with_upgrades())
     };
 
@@ -199,7 +200,7 @@ fn protocol(limits: &Limits) -> http1::Builder {
 fn service(
     pace: Arc<Pace>,
     core: Rc<Core>,
-    peer: Option<IpAddr>,
+    client: Client,
 ) -> impl Service<Request<Incoming>, Response = Response<PacedBody<AnswerBody>>, Error = Infallible> {
     service_fn(move |mut request: Request<Incoming>| {
         let in_step = pace.serving(request.body().size_hint().exact());
@@ -216,11 +217,12 @@ fn service(
             if why != Unreadable::HeaderTimeout {
                 pace.may_send_on();
             }
-            Err(gate::refuse(&core, peer, &given.head, why))
+            Err(gate::refuse(&core, client.peer, &given.head, why))
         } else {
             let spelling = Spelling::new(given.head);
             // In a box: hyper would move it about, and it is large. Made in its place, for the same reason.
-            let answer = Box::write(Box::new_uninit(), gate::handle(Rc::clone(&core), peer, request, spelling));
+            let answer =
+                Box::write(Box::new_uninit(), gate::handle(Rc::clone(&core), client.clone(), request, spelling));
             Ok(Box::into_pin(answer))
         };
         async move {

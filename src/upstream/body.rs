@@ -14,6 +14,7 @@ use super::http1::Connection;
 use super::http1::chunked::{Chunked, Step};
 use super::http1::response::Framing;
 use super::pool::Pool;
+use super::ties::Knot;
 
 /// The body of a backend's answer. Reading it drives the backend's connection; when it has ended the connection goes
 /// back to the pool, when it is dropped before, the connection is closed.
@@ -38,10 +39,20 @@ enum Broken {
 struct Rest {
     connection: Box<Connection>,
     delimited: Delimited,
-    /// Whether, and where to, the connection goes back at the end.
-    pool: Option<Rc<Pool>>,
+    /// Where the connection goes at the end.
+    home: Home,
     /// Counts as a request in flight until it goes.
     _in_flight: InFlight,
+}
+
+/// Where a connection goes when its exchange is complete in both directions.
+pub(super) enum Home {
+    /// It is closed.
+    Nowhere,
+    /// To those that anybody may use.
+    Pool(Rc<Pool>),
+    /// To its client's connection.
+    Tied(Box<Knot>),
 }
 
 enum Delimited {
@@ -52,12 +63,11 @@ enum Delimited {
 }
 
 impl UpstreamBody {
-    /// `pool`: where the connection goes back to at the end.
     pub(super) fn new(
         connection: Box<Connection>,
         framing: Framing,
         trailers: Vec<HeaderName>,
-        pool: Option<Rc<Pool>>,
+        home: Home,
         in_flight: InFlight,
     ) -> Self {
         let delimited = match framing {
@@ -66,7 +76,7 @@ impl UpstreamBody {
             Framing::Chunked => Delimited::Chunked(Chunked::new(), trailers),
             Framing::Close => Delimited::Close,
         };
-        let rest = Rest { connection, delimited, pool, _in_flight: in_flight };
+        let rest = Rest { connection, delimited, home, _in_flight: in_flight };
         let mut body = Self { ready: Bytes::new(), trailers: None, rest: Some(rest), broken: Broken::No };
         // Most answers are all there with their head, and their connection is free at once.
         if !matches!(framing, Framing::Chunked | Framing::Close) {
@@ -120,9 +130,12 @@ impl UpstreamBody {
     fn give_back(&mut self) {
         if let Some(rest) = self.rest.take()
             && rest.connection.is_clean()
-            && let Some(pool) = rest.pool
         {
-            pool.put(rest.connection);
+            match rest.home {
+                Home::Nowhere => {}
+                Home::Pool(pool) => pool.put(rest.connection),
+                Home::Tied(knot) => knot.tie(rest.connection),
+            }
         }
     }
 

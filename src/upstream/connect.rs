@@ -36,9 +36,10 @@ impl Stream {
 
 /// Opens a connection within `limit`, the TLS handshake included.
 pub async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
-    let wire = tokio::time::timeout(limit, open(url, tls))
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect_timeout ran out")))?;
+    let wire = tokio::time::timeout(limit, open(url, tls)).await.unwrap_or_else(|_| {
+        let told = format!("it took no connection within {limit:?} (connect_timeout)");
+        Err(io::Error::new(io::ErrorKind::TimedOut, told))
+    })?;
     Ok(Stream(wire))
 }
 

@@ -44,7 +44,7 @@ pub struct Health {
 /// One URL as all workers see it.
 pub(super) struct UrlState {
     pub(super) url: UpstreamUrl,
-    label: String,
+    pub(super) label: String,
     upstream: String,
     in_flight: AtomicUsize,
     failures: AtomicU32,
@@ -207,9 +207,14 @@ impl UrlState {
         }
     }
 
-    /// It could not be reached, broke off or did not answer in time.
-    pub(super) fn failed(&self, now: u64) {
+    /// What it answered is of no use, which says nothing about the next answer.
+    pub(super) fn erred(&self) {
         self.metrics.upstream_error(&self.upstream, &self.label);
+    }
+
+    /// It could not be reached, broke off or answered nobody in time.
+    pub(super) fn failed(&self, now: u64) {
+        self.erred();
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if failures < FAILURES_IN_A_ROW {
             return;

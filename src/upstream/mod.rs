@@ -11,6 +11,7 @@ mod pool;
 mod reuse;
 #[cfg(test)]
 mod tests;
+mod ties;
 mod trailers;
 mod tunnel;
 mod upload;
@@ -30,12 +31,15 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use self::body::Home;
 pub use self::body::UpstreamBody;
 pub use self::health::Health;
 use self::health::{InFlight, UrlState};
 use self::http1::response::Asked;
 use self::http1::{Buffers, Connection, Message, Silence, request, response};
 use self::pool::Pool;
+pub use self::ties::Ties;
+use self::ties::{Knot, Owner};
 pub use self::tunnel::Tunnel;
 use self::upload::{ClientFault, Upload, upload};
 use crate::clock::Clock;
@@ -74,6 +78,8 @@ pub struct Outgoing<'a> {
     pub basic_password: Option<&'a Secret<String>>,
     /// Set once forwarding headers have been left out because their sender is not believed.
     pub disbelieved: Cell<bool>,
+    /// The upstream connections that belong to the client's own.
+    pub ties: &'a Rc<Ties>,
 }
 
 /// Why a backend gave no answer.
@@ -84,24 +90,44 @@ pub enum Error {
     Unreachable {
         /// Its name in the configuration.
         upstream: String,
-        /// What the last URL said.
+        /// Each address that was tried, and what the system said.
         #[source]
         source: io::Error,
     },
-    /// It broke off, or what it sent is not HTTP.
-    #[error("the upstream {upstream} broke off or sent something that is not HTTP")]
+    /// It broke off before an answer.
+    #[error("the upstream {upstream} broke off at {url}")]
     Broken {
         /// Its name in the configuration.
         upstream: String,
+        /// Where.
+        url: String,
+        /// What was wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What it sent is no answer, or can be read in two ways.
+    #[error("the upstream {upstream} sent something at {url} that is no answer")]
+    Malformed {
+        /// Its name in the configuration.
+        upstream: String,
+        /// Where.
+        url: String,
         /// What was wrong.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer within `response_timeout`.
-    #[error("the upstream {upstream} did not answer in time")]
+    #[error(
+        "the upstream {upstream} did not begin an answer at {url} within {limit:?}; upstream.{upstream}.response_timeout is \
+         the limit"
+    )]
     TimedOut {
         /// Its name in the configuration.
         upstream: String,
+        /// Where.
+        url: String,
+        /// `response_timeout`
+        limit: Duration,
     },
     /// The client's body is malformed or broke off.
     #[error("the request's body broke off or is malformed")]
@@ -151,6 +177,8 @@ struct Url {
     pool: Rc<Pool>,
     /// For `host = "upstream"`.
     authority: HeaderValue,
+    /// Answers that came from here to this worker.
+    answers: Cell<u64>,
 }
 
 impl Upstreams {
@@ -167,7 +195,7 @@ impl Upstreams {
             let urls = health.urls(name).iter().map(|state| {
                 let authority = health::authority(&state.url);
                 let authority = HeaderValue::from_str(&authority).map_err(io::Error::other)?;
-                Ok(Url { state: Arc::clone(state), pool: Pool::new(clock.clone()), authority })
+                Ok(Url { state: Arc::clone(state), pool: Pool::new(clock.clone()), authority, answers: Cell::new(0) })
             });
             all.push(One {
                 name: name.clone(),
@@ -203,6 +231,11 @@ impl Upstreams {
             Vec::new()
         };
         let (framing, upload) = upload(incoming, &trailers, outgoing.body_timeout);
+        if !outgoing.ties.is_empty() {
+            outgoing.ties.keep_only(&Owner::of(outgoing));
+        }
+        let may_tie = outgoing.pass.person().is_some() || !outgoing.admitted.peer_trusted;
+        let authorizes = ties::authorizes(&parts.headers);
         let exchange = Exchange {
             one,
             upstreams: self,
@@ -214,8 +247,10 @@ impl Upstreams {
                 basic: one.config.basic,
                 framing,
                 trailers: &trailers,
-                alone: reuse::is_alone(one.config.reuse, &parts.method, upload.is_some()),
+                alone: reuse::is_alone(one.config.reuse, &parts.method, upload.is_some()) || (authorizes && !may_tie),
             },
+            may_tie,
+            authorizes,
             // RFC 9110 section 9.2.2: these may be sent again when it is not known whether they arrived.
             repeatable: upload.is_none()
                 && matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
@@ -270,6 +305,10 @@ struct Exchange<'a> {
     /// `None`: each URL has its own.
     fixed_host: Option<&'a HeaderValue>,
     head: request::Head<'a>,
+    /// Whose request it is can be told from the next one's.
+    may_tie: bool,
+    /// The request may log the connection in.
+    authorizes: bool,
     repeatable: bool,
     asked: Asked<'a>,
 }
@@ -283,7 +322,10 @@ enum Failed {
     /// Something came that is no answer.
     Broken(Silence),
     Client(ClientFault),
-    TimedOut,
+    TimedOut {
+        /// How many had come from the URL when this one was sent.
+        answers: u64,
+    },
 }
 
 impl Exchange<'_> {
@@ -297,7 +339,7 @@ impl Exchange<'_> {
             all = self.order();
             &all
         };
-        let mut last_error = None;
+        let mut errors = Vec::new();
         let mut message = None;
         let mut upload = Some(upload);
         for url in order {
@@ -307,11 +349,13 @@ impl Exchange<'_> {
             };
             // Counted while it connects, too: a URL that nobody answers at must not look idle.
             let in_flight = url.state.begin();
-            // An idle connection first, unless the request needs one of its own.
-            let idle = if self.asked.upgrade { None } else { url.pool.take(!self.repeatable) };
+            // The client's own; else an idle connection, unless the request needs a fresh one.
+            let tied = self.take_tied(url);
+            let is_tied = tied.is_some();
+            let idle = if self.asked.upgrade { tied } else { tied.or_else(|| url.pool.take(!self.repeatable)) };
             if let Some(connection) = idle {
-                match self.send(connection, next).await {
-                    Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight)),
+                match self.send(url, connection, next).await {
+                    Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight, is_tied)),
                     Err(Failed::Unsent(unsent)) => {
                         url.pool.suspect();
                         next = unsent;
@@ -332,22 +376,23 @@ impl Exchange<'_> {
                 Ok(connection) => connection,
                 Err(error) => {
                     url.state.failed(self.upstreams.now());
-                    last_error = Some(error);
+                    errors.push(format!("{}: {error}", url.state.label));
                     message = Some(next);
                     continue;
                 }
             };
-            match self.send(connection, next).await {
-                Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight)),
+            match self.send(url, connection, next).await {
+                Ok((connection, head)) => return Ok(self.answered(url, connection, head, in_flight, false)),
                 Err(Failed::Unsent(unsent)) => {
                     url.state.failed(self.upstreams.now());
-                    last_error = Some(io::Error::other("it closed a fresh connection"));
+                    errors.push(format!("{}: it closed a fresh connection", url.state.label));
                     message = Some(unsent);
                 }
                 Err(failed) => return Err(self.failed(url, failed)),
             }
         }
-        let source = last_error.unwrap_or_else(|| io::Error::other("it has no URL"));
+        let source =
+            io::Error::other(if errors.is_empty() { String::from("it has no URL") } else { errors.join("; ") });
         Err(Error::Unreachable { upstream: self.one.name.clone(), source })
     }
 
@@ -362,7 +407,8 @@ impl Exchange<'_> {
         let trial = urls.iter().position(|url| url.state.begin_trial(|| now, self.one.config.connect_timeout));
         let trial = trial.and_then(|index| urls.get(index)).map(|url| Rc::as_ptr(&url.pool));
         order.sort_by_cached_key(|url| {
-            (trial != Some(Rc::as_ptr(&url.pool)), !url.state.is_in_use(now), url.state.load())
+            let is_trial = trial == Some(Rc::as_ptr(&url.pool));
+            (!self.head.outgoing.ties.has(&url.pool), !is_trial, !url.state.is_in_use(now), url.state.load())
         });
         order
     }
@@ -371,7 +417,11 @@ impl Exchange<'_> {
         let mut buffer = self.upstreams.buffers.for_writing();
         match self.head.write(&mut buffer, self.fixed_host.unwrap_or(&url.authority)) {
             Ok(()) => Ok(buffer),
-            Err(error) => Err(Error::Broken { upstream: self.one.name.clone(), source: Box::new(error) }),
+            Err(error) => Err(Error::Broken {
+                upstream: self.one.name.clone(),
+                url: url.state.label.clone(),
+                source: Box::new(error),
+            }),
         }
     }
 
@@ -391,12 +441,14 @@ impl Exchange<'_> {
     /// Sends the message over a connection and waits for the answer's head.
     async fn send(
         &self,
+        url: &Url,
         mut connection: Box<Connection>,
         message: Message,
     ) -> Result<(Box<Connection>, response::Head), Failed> {
         let limit = self.one.config.response_timeout;
         let mut due = None;
         let mut pieces = 0;
+        let answers = url.answers.get();
         connection.begin(message);
         let outcome = std::future::poll_fn(|task: &mut Context<'_>| {
             if let Err(fault) = connection.send(task) {
@@ -417,7 +469,7 @@ impl Exchange<'_> {
             while connection.poll_due(task, *due.get_or_insert_with(|| Instant::now() + limit)).is_ready() {
                 // A client that stalls has a limit of its own, and is not the backend's failure.
                 if !connection.waits_for_client() {
-                    return Poll::Ready(Err(Failed::TimedOut));
+                    return Poll::Ready(Err(Failed::TimedOut { answers }));
                 }
                 due = None;
             }
@@ -434,9 +486,15 @@ impl Exchange<'_> {
             Failed::Client(fault) => Error::ClientBody(Box::new(fault)),
             Failed::Unanswered(silence) | Failed::Broken(silence) => self.broken(url, silence),
             Failed::Unsent(_) => self.broken(url, Silence::Closed),
-            Failed::TimedOut => {
-                url.state.failed(self.upstreams.now());
-                Error::TimedOut { upstream: self.one.name.clone() }
+            Failed::TimedOut { answers } => {
+                // While others are answered it is this page that is slow, and not the backend.
+                if answers == url.answers.get() {
+                    url.state.failed(self.upstreams.now());
+                } else {
+                    url.state.erred();
+                }
+                let limit = self.one.config.response_timeout;
+                Error::TimedOut { upstream: self.one.name.clone(), url: url.state.label.clone(), limit }
             }
         }
     }
@@ -447,14 +505,47 @@ impl Exchange<'_> {
         !self.head.alone && !self.asked.upgrade
     }
 
+    /// Health counts connections, not pages: who sends a bad head is there, and its other pages may be good.
     fn broken(&self, url: &Url, silence: Silence) -> Error {
+        let (upstream, at) = (self.one.name.clone(), url.state.label.clone());
+        if let Silence::Malformed(malformed) = silence {
+            url.state.erred();
+            return Error::Malformed { upstream, url: at, source: Box::new(malformed) };
+        }
         url.state.failed(self.upstreams.now());
-        Error::Broken { upstream: self.one.name.clone(), source: Box::new(silence) }
+        Error::Broken { upstream, url: at, source: Box::new(silence) }
     }
 
-    fn answered(&self, url: &Url, connection: Box<Connection>, head: response::Head, in_flight: InFlight) -> Answer {
+    /// The connection of this person on this client connection, where the backend has logged it in.
+    fn take_tied(&self, url: &Url) -> Option<Box<Connection>> {
+        let ties = self.head.outgoing.ties;
+        if ties.is_empty() { None } else { ties.take(&url.pool) }
+    }
+
+    /// Where the connection goes after the answer. One that may be logged in, and one that was, never to the pool.
+    fn home(&self, url: &Url, logs_in: bool) -> Home {
+        let pool = Rc::clone(&url.pool);
+        if !self.goes_back() || (logs_in && !self.may_tie) {
+            Home::Nowhere
+        } else if logs_in {
+            let ties = Rc::clone(self.head.outgoing.ties);
+            Home::Tied(Box::new(Knot { ties, owner: Owner::of(self.head.outgoing), pool }))
+        } else {
+            Home::Pool(pool)
+        }
+    }
+
+    fn answered(
+        &self,
+        url: &Url,
+        connection: Box<Connection>,
+        head: response::Head,
+        in_flight: InFlight,
+        is_tied: bool,
+    ) -> Answer {
         url.state.succeeded();
-        let response::Head { status, headers, framing, keeps, trailers } = head;
+        url.answers.set(url.answers.get().wrapping_add(1));
+        let response::Head { status, headers, framing, keeps, logs_in, trailers } = head;
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let (stream, early) = connection.into_parts();
             let mut head = Response::new(());
@@ -462,8 +553,8 @@ impl Exchange<'_> {
             *head.headers_mut() = headers;
             return Answer::Tunnel { head, upstream: Tunnel { stream, early, in_flight } };
         }
-        let pool = (keeps && self.goes_back()).then(|| Rc::clone(&url.pool));
-        let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, pool, in_flight));
+        let home = if keeps { self.home(url, is_tied || self.authorizes || logs_in) } else { Home::Nowhere };
+        let mut response = Response::new(UpstreamBody::new(connection, framing, trailers, home, in_flight));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Answer::Response(response)

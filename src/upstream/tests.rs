@@ -64,7 +64,9 @@ impl Gateway {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 let upstreams = Rc::clone(&upstreams);
-                let service = service_fn(move |request| answer(Rc::clone(&upstreams), request, body_timeout));
+                let ties = Rc::<Ties>::default();
+                let service =
+                    service_fn(move |request| answer(Rc::clone(&upstreams), Rc::clone(&ties), request, body_timeout));
                 let io = TokioIo::new(socket);
                 let mut builder = hyper::server::conn::http1::Builder::new();
                 builder.max_buf_size(64 * 1024).max_header_size(32 * 1024);
@@ -100,6 +102,7 @@ type TestBody = UnsyncBoxBody<Bytes, BodyError>;
 
 async fn answer(
     upstreams: Rc<Upstreams>,
+    ties: Rc<Ties>,
     mut request: Request<Incoming>,
     body_timeout: Duration,
 ) -> Result<Response<LocalBody>, std::convert::Infallible> {
@@ -123,6 +126,7 @@ async fn answer(
         disbelieved: std::cell::Cell::new(false),
         basic_password: None,
         spelling: &Spelling::default(),
+        ties: &ties,
     };
     let own = |status: StatusCode, text: String| {
         let mut response = Response::new(LocalBody::Own(TestBody::new(
@@ -139,7 +143,7 @@ async fn answer(
         }
         Err(error) => {
             let status = match &error {
-                Error::Unreachable { .. } | Error::Broken { .. } => StatusCode::BAD_GATEWAY,
+                Error::Unreachable { .. } | Error::Broken { .. } | Error::Malformed { .. } => StatusCode::BAD_GATEWAY,
                 Error::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
                 Error::ClientBody(_) => StatusCode::BAD_REQUEST,
                 Error::ClientBodyTimedOut => StatusCode::REQUEST_TIMEOUT,
@@ -792,6 +796,96 @@ fn nothing_follows_a_refused_handshake_or_an_interim_answer_that_announced_a_bod
             assert!(gateway.ask(GET).await.ends_with("ok"), "{path}");
             let expected = if follows { before.max(1) } else { before + 1 };
             assert_eq!(seen.connections.get(), expected, "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_either_side_logs_in_is_its_clients_alone() {
+    on_a_worker(async {
+        // Path: what the answer says beside its length.
+        let (port, seen) = backend(|mut wire, seen| async move {
+            while let Some(head) = wire.head(&seen).await {
+                let said = match head.split(' ').nth(1).unwrap() {
+                    "/challenge" => "WWW-Authenticate: Basic realm=\"a\", nEgOtIaTe\r\n",
+                    "/second" => "WWW-Authenticate: Basic realm=\"a\"\r\nWWW-Authenticate: NTLM\r\n",
+                    "/basic" => "WWW-Authenticate: Basic realm=\"a\"\r\n",
+                    "/persists" => "Persistent-Auth: true\r\n",
+                    _ => "",
+                };
+                wire.say(&format!("HTTP/1.1 200 OK\r\n{said}Content-Length: 2\r\n\r\nok")).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(port).await;
+        for (path, line, ties) in [
+            ("/plain", "Authorization: Basic bnRsbTo=\r\n", false),
+            ("/plain", "Authorization: NTLM TlRMTVNTUAAB\r\n", true),
+            ("/plain", "authorization: negotiate YII\r\n", true),
+            ("/plain", "Authorization: Basic x\r\nAuthorization: Kerberos y\r\n", true),
+            ("/basic", "", false),
+            ("/challenge", "", true),
+            ("/second", "", true),
+            ("/persists", "", true),
+        ] {
+            let connections = || seen.connections.get();
+            let mut client = Wire { socket: gateway.connect().await, buffer: Vec::new() };
+            client.say(&format!("GET {path} HTTP/1.1\r\nHost: gw.test\r\n{line}\r\n")).await;
+            client.until("ok").await.unwrap();
+            let first = connections();
+            // Its own next request finds it, another client's does not.
+            client.say("GET /plain HTTP/1.1\r\nHost: gw.test\r\n\r\n").await;
+            client.until("ok").await.unwrap();
+            assert_eq!(connections(), first, "{path} {line}");
+            assert!(gateway.ask(GET).await.ends_with("ok"));
+            assert_eq!(connections() - first, usize::from(ties), "{path} {line}");
+            // Whoever is left in the pool is used up.
+            drop(client);
+            gateway.clock.advance(Duration::from_secs(2));
+        }
+    });
+}
+
+#[test]
+fn health_counts_connections_and_not_pages() {
+    on_a_worker(async {
+        let (port, _) = backend(|mut wire, seen| async move {
+            while let Some(head) = wire.head(&seen).await {
+                match head.split(' ').nth(1).unwrap() {
+                    "/bad" => wire.say("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx").await,
+                    "/slow" => {
+                        wire.until("never").await;
+                    }
+                    "/cut" => return,
+                    _ => wire.say(OK).await,
+                }
+            }
+        })
+        .await;
+        let hasty = config::Upstream { response_timeout: Duration::from_millis(30), ..config(vec![url(port)]) };
+        let gateway = Gateway::start(hasty, Duration::from_secs(30)).await;
+        let ask = async |path: &str| gateway.ask(&GET.replace("/a", path)).await;
+        for _ in 0..4 {
+            assert!(ask("/bad").await.starts_with("HTTP/1.1 502"));
+        }
+        assert!(gateway.in_use(), "bad pages put the URL out of use");
+        // A slow page while others are answered.
+        for _ in 0..4 {
+            let (slow, quick) = tokio::join!(ask("/slow"), async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                ask("/a").await
+            });
+            assert!(slow.starts_with("HTTP/1.1 504") && quick.ends_with("ok"), "{slow} {quick}");
+        }
+        assert!(gateway.in_use(), "slow pages put the URL out of use");
+        // Nothing but silence, and connections that break off.
+        for path in ["/slow", "/cut"] {
+            for _ in 0..3 {
+                ask(path).await;
+            }
+            assert!(!gateway.in_use(), "{path}");
+            assert!(ask("/a").await.ends_with("ok"));
+            assert!(gateway.in_use(), "{path}");
         }
     });
 }

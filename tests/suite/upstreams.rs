@@ -174,3 +174,61 @@ fn a_start_without_any_backend_succeeds() {
     });
     gateway.login("kim");
 }
+
+#[test]
+fn each_way_in_which_a_backend_fails_has_its_reason_and_says_where_and_which_key() {
+    let upstream = Upstream::raw(|mut stream| {
+        use std::io::{Read as _, Write as _};
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head);
+        match head.split(' ').nth(1).unwrap_or_default() {
+            "/slow" => {
+                let _ = stream.read(&mut byte);
+            }
+            "/odd" => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx");
+            }
+            _ => {}
+        }
+    });
+    let closed = free_port();
+    let gateway = Builder::guarding(&upstream)
+        .set("upstream.app.response_timeout", "\"200ms\"")
+        .upstream("gone", &[&format!("http://127.0.0.1:{closed}"), "unix:/nowhere/socket"])
+        .upstream("unknown", &["http://no-such-name.invalid:81"])
+        .route("path = \"/gone\"\nupstream = \"gone\"\naccess = \"public\"")
+        .route("path = \"/unknown\"\nupstream = \"unknown\"\naccess = \"public\"")
+        .route("path = \"/slow\"\nupstream = \"app\"\naccess = \"public\"")
+        .route("path = \"/odd\"\nupstream = \"app\"\naccess = \"public\"")
+        .route("path = \"/cut\"\nupstream = \"app\"\naccess = \"public\"")
+        .start();
+    let at = upstream.url.clone();
+    for (path, status, code, told) in [
+        (
+            "/gone",
+            502,
+            "upstream_unreachable",
+            vec![
+                format!("http://127.0.0.1:{closed}: Connection refused"),
+                String::from("unix:/nowhere/socket: No such file"),
+            ],
+        ),
+        ("/unknown", 502, "upstream_unreachable", vec![String::from("http://no-such-name.invalid:81: ")]),
+        ("/slow", 504, "upstream_timed_out", vec![at.clone(), String::from("upstream.app.response_timeout")]),
+        ("/odd", 502, "upstream_malformed", vec![at.clone(), String::from("Content-Length contradicts itself")]),
+        ("/cut", 502, "upstream_broke_off", vec![at, String::from("closed before an answer")]),
+    ] {
+        let answer = gateway.get(path).expect(status);
+        assert_eq!(answer.json()["code"], code, "{path}");
+        for told in told {
+            wait::until("the log to say it", || gateway.logs().contains(&told));
+        }
+        wait::until("the access line", || {
+            gateway.log_lines("access").iter().any(|line| line["path"] == path && line["reason"] == code)
+        });
+    }
+}

@@ -325,11 +325,11 @@ impl World {
         let framings = values("content-length").len() + values("transfer-encoding").len();
         assert!(framings <= 1, "framed twice: {}", all());
         let connection_says = values("connection");
-        // After a body or HEAD the backend serves nothing else on this connection, and is told so; otherwise it is not.
-        let has_body = values("transfer-encoding").len() + values("content-length").len() > 0
-            && values("content-length") != [b"0"];
-        let allowed: [&[&[u8]]; 3] = if has_body || request.method == "HEAD" {
-            [&[b"close"], &[b"te, close"], &[b"upgrade"]]
+        // Nothing follows what another request may hide in.
+        let has_body =
+            !values("transfer-encoding").is_empty() || values("content-length").iter().any(|text| *text != b"0");
+        let allowed: [&[&[u8]]; 3] = if has_body || request.method.as_str().eq_ignore_ascii_case("HEAD") {
+            [&[b"close"], &[b"te, close"], &[b"close"]]
         } else {
             [&[], &[b"te"], &[b"upgrade"]]
         };

@@ -286,6 +286,7 @@ fn agree(lines: &[(String, String)], setting: &Setting) -> Result<(), TestCaseEr
         disbelieved: std::cell::Cell::new(false),
         basic_password: None,
         spelling: &Spelling::new(raw),
+        ties: &std::rc::Rc::default(),
     };
     let announced = trailers::announced(&parts.headers, |name| guarded.covers(name));
     let head = Head {
@@ -445,6 +446,7 @@ fn the_bytes_of_an_ordinary_request() {
         disbelieved: std::cell::Cell::new(false),
         basic_password: None,
         spelling: &Spelling::new(raw),
+        ties: &std::rc::Rc::default(),
     };
     let head = Head {
         parts: &parts,

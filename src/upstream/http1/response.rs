@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::message::identity::Guarded;
 use crate::message::{cookies, hop_by_hop};
-use crate::upstream::trailers;
+use crate::upstream::{ties, trailers};
 
 /// The longest head. Positions in it fit into 16 bits.
 pub(in super::super) const MOST_HEAD_BYTES: usize = 64 * 1024 - 1;
@@ -33,6 +33,8 @@ pub(in super::super) struct Head {
     pub(in super::super) framing: Framing,
     /// The backend means to keep the connection open, and nothing about the answer says that more may come of it.
     pub(in super::super) keeps: bool,
+    /// The backend may log the connection in, or has.
+    pub(in super::super) logs_in: bool,
     /// Announced, and fit to be passed on.
     pub(in super::super) trailers: Vec<HeaderName>,
 }
@@ -117,10 +119,10 @@ fn find(bytes: &[u8], places: &mut [Place; MOST_HEADERS]) -> Result<Option<Found
     let mut fields = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
-    let httparse::Status::Complete(length) =
-        parser.parse_response_with_uninit_headers(&mut response, bytes, &mut fields)?
-    else {
-        return Ok(None);
+    let length = match parser.parse_response_with_uninit_headers(&mut response, bytes, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return Err(culprit(bytes).unwrap_or(Malformed::Http(error))),
     };
     if length > MOST_HEAD_BYTES {
         return Err(Malformed::Told("the answer's head is too large"));
@@ -165,6 +167,34 @@ fn says_close(token: &[u8]) -> bool {
     token.get(..end).is_some_and(|word| word.eq_ignore_ascii_case(b"close"))
 }
 
+/// What IIS and others say of a connection beside the challenge, or after it.
+fn says_logged_in(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str() {
+        "persistent-auth" => !value.as_bytes().eq_ignore_ascii_case(b"false"),
+        "proxy-support" => true,
+        "proxy-authenticate" | "authentication-info" => ties::names_one(value.as_bytes()),
+        _ => false,
+    }
+}
+
+/// Which header makes a head malformed, for whoever looks for it in the backend. `None`: no single one does.
+fn culprit(bytes: &[u8]) -> Option<Malformed> {
+    const MOST_NAME_CHARS: usize = 64;
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let is_bad = |lines: &[&[u8]]| {
+        let mut fields = [httparse::EMPTY_HEADER; 1];
+        httparse::Response::new(&mut fields).parse(&lines.concat()).is_err()
+    };
+    if is_bad(&[lines.next()?, b"\r\n\r\n"]) {
+        return None;
+    }
+    let bad =
+        lines.take_while(|line| !line.is_empty()).find(|line| is_bad(&[b"HTTP/1.1 200 OK\r\n", line, b"\r\n\r\n"]))?;
+    let name = bad.split(|byte| *byte == b':').next().unwrap_or_default();
+    let name = name.iter().take(MOST_NAME_CHARS).map(|byte| char::from(*byte).escape_default().to_string()).collect();
+    Some(Malformed::Field { name, what: "line is not a header: a sign in it may not be there" })
+}
+
 /// What the lines about the framing say.
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each line says it or does not")]
@@ -185,6 +215,8 @@ struct Said {
     websocket: bool,
     /// There is a `Trailer` line.
     announces: bool,
+    /// A line names a way of logging connections in.
+    logs_in: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,7 +261,12 @@ fn sort(
                 // Nobody but us sets our cookie.
                 tracing::warn!("an upstream tried to set our cookie; its Set-Cookie was dropped");
             }
+            "www-authenticate" => {
+                said.logs_in |= ties::names_one(value.as_bytes());
+                headers.append(name, value);
+            }
             _ => {
+                said.logs_in |= says_logged_in(&name, &value);
                 if !hop_by_hop::is_always(&name) {
                     headers.append(name, value);
                 }
@@ -267,7 +304,7 @@ fn sort(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    Ok(Head { status, headers, framing, keeps, trailers: announced })
+    Ok(Head { status, headers, framing, keeps, logs_in: said.logs_in, trailers: announced })
 }
 
 impl Said {
@@ -491,6 +528,24 @@ mod tests {
         // For HEAD the lengths count, too: they are passed on.
         let text = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n";
         assert!(read_as(text, true, false).0.is_err());
+    }
+
+    #[test]
+    fn what_is_malformed_is_named() {
+        for (lines, told) in [
+            ("Content-Length: 2\r\nContent-Length: 3\r\n", "Content-Length contradicts itself or is not a number"),
+            ("Content-Length: five\r\n", "Content-Length contradicts"),
+            ("Transfer-Encoding: gzip\r\n", "Transfer-Encoding names a coding other than chunked"),
+            ("A: b\r\nX-Odd: a\0b\r\n", "X-Odd line is not a header"),
+            ("A: b\r\nX Odd: a\r\n", "X Odd line is not a header"),
+            ("A: b\r\nno colon\r\n", "no colon line is not a header"),
+            ("A: b\r\nX\u{1b}[2J: a\r\n", "X\\u{1b}[2J line is not a header"),
+        ] {
+            let error = read_as(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes(), false, false).0.unwrap_err();
+            assert!(error.to_string().contains(told), "{lines:?}: {error}");
+        }
+        let error = read_as(b"SSH-2.0-x\r\n\r\n", false, false).0.unwrap_err();
+        assert!(matches!(error, Malformed::Http(_)), "{error}");
     }
 
     #[test]
