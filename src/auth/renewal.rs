@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::centre::{self, Answered, Asked, Centre};
 use super::flight::Flights;
 use super::keys::KeyRing;
-use super::session::{Client, Issued, Sessions, Terms, issue, latest_end, principal, record, stand_in};
+use super::session::{Client, Issued, Sessions, Terms, end_oldest, issue, latest_end, principal, record, stand_in};
 use super::{Identified, Source, Standing, Verified};
 use crate::config;
 use crate::policy::{Caller, Principal, Unidentified};
@@ -284,8 +284,12 @@ impl Sessions {
         };
         let record = record(&issued, &account.id, old.auth_time, now, client);
         // What a renewal touches must be there; only a foreign token's session is a new one.
-        let write = if is_new { Write::PutSession(record) } else { Write::TouchSession(record) };
-        let written = tokio::time::timeout(limits.timeout, self.store.apply(vec![write])).await;
+        let writes = if is_new {
+            vec![Write::PutSession(record), end_oldest(token, &account.id, &session, now)]
+        } else {
+            vec![Write::TouchSession(record)]
+        };
+        let written = tokio::time::timeout(limits.timeout, self.store.apply(writes)).await;
         if self.revocations.standing(old) == Standing::Revoked || self.revocations.standing(&as_of) == Standing::Revoked
         {
             if is_new {

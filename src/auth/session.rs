@@ -19,7 +19,7 @@ use crate::config;
 use crate::policy::Principal;
 use crate::secret::Secret;
 use crate::store::{
-    Account, AccountId, LogEntry, LogFollower as _, Revocation, Session, SessionId, Store, StoreError, Write,
+    Account, AccountId, Applied, LogEntry, LogFollower as _, Revocation, Session, SessionId, Store, StoreError, Write,
 };
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
@@ -27,6 +27,9 @@ use crate::telemetry::audit::Event;
 /// The longest token that browsers keep as a cookie: they take 4,096 bytes with the name and the equals sign
 /// (RFC 6265bis section 5.6), of which the name may have 64.
 pub const MAX_COOKIE_TOKEN_BYTES: usize = 4096 - 65;
+
+/// How many sessions an account has at most; the oldest ends when there is one more.
+pub const MAX_SESSIONS: usize = 200;
 
 /// Added to the end of a revocation, in seconds, for what was being issued while it was written.
 const SLACK: u64 = 60;
@@ -122,7 +125,9 @@ impl Sessions {
         }
         let client = Client { address: client, user_agent };
         writes.push(Write::PutSession(record(&issued, &account.id, now, now, client)));
-        self.store.apply(writes).await?;
+        writes.push(end_oldest(token, &account.id, &issued.session, now));
+        let applied = self.store.apply(writes).await?;
+        self.record_ended(&applied, &account.id, replaces.and_then(|old| old.session.as_ref()));
         if self.revocations.is_ready() {
             let as_of = stand_in(&account.id, Some(&issued.session), log_head, now);
             if self.revocations.standing(&as_of) == Standing::Revoked {
@@ -263,8 +268,21 @@ impl Sessions {
             address: String::new(),
             user_agent: String::from("doorward token issue"),
         };
-        self.store.apply(vec![Write::PutSession(session)]).await?;
+        let end_oldest = end_oldest(token, &account.id, &issued.session, now);
+        let applied = self.store.apply(vec![Write::PutSession(session), end_oldest]).await?;
+        self.record_ended(&applied, &account.id, None);
         Ok(issued)
+    }
+
+    /// Tells of the sessions that ended because the account had too many. `replaced` ended for another reason.
+    pub(super) fn record_ended(&self, applied: &Applied, account: &AccountId, replaced: Option<&SessionId>) {
+        for entry in &applied.entries {
+            if let Revocation::Session { session } = &entry.what
+                && Some(session) != replaced
+            {
+                self.record_revocation(account.as_str(), session.as_str(), "the oldest of too many sessions");
+            }
+        }
     }
 
     /// Until when the log has to know that a session is over.
@@ -288,6 +306,17 @@ impl Sessions {
 pub(super) fn latest_end(token: &config::Token, auth_time: u64, now: u64) -> u64 {
     let end = now.saturating_add(token.lifetime.as_secs());
     if token.max_lifetime.is_zero() { end } else { end.min(auth_time.saturating_add(token.max_lifetime.as_secs())) }
+}
+
+/// What goes with every new session, so that an account has [`MAX_SESSIONS`] at most.
+pub(super) fn end_oldest(token: &config::Token, account: &AccountId, new: &SessionId, now: u64) -> Write {
+    Write::EndOldestSessions {
+        account: account.clone(),
+        spare: new.clone(),
+        keep: MAX_SESSIONS,
+        at: now,
+        expires: session_end(token, 0, now),
+    }
 }
 
 /// Until when an entry is needed that ends tokens of unknown end.

@@ -251,7 +251,7 @@ impl Store for Double {
                         state.log.push(entry.clone());
                         entries.push(entry);
                     }
-                    Write::Longest(_) => {}
+                    Write::EndOldestSessions { .. } | Write::Longest(_) => {}
                     Write::InsertAccount(_) | Write::UpdateAccount(_) | Write::RemoveAccount(_) => unimplemented!(),
                 }
             }

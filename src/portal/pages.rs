@@ -9,6 +9,7 @@ use minijinja::{Environment, context};
 
 use super::language::Language;
 use super::words::{self, Message, fault, password_rule, word_values, words};
+use crate::auth::session::MAX_SESSIONS;
 use crate::clock::rfc3339;
 use crate::policy::Principal;
 use crate::store::{Session, SessionId};
@@ -131,8 +132,13 @@ pub(super) fn account(place: Place<'_>, view: &AccountView<'_>) -> String {
     let Place { language, prefix, host } = place;
     let words = word_values(language);
     let person = view.person;
-    let sessions: Vec<_> =
-        view.sessions.iter().rev().map(|session| session_row(language, session, view.current)).collect();
+    let sessions: Vec<_> = view
+        .sessions
+        .iter()
+        .rev()
+        .take(MAX_SESSIONS)
+        .map(|session| session_row(language, session, view.current))
+        .collect();
     let problem = view.problem.map(|problem| {
         let text = problem.text(language);
         if view.detail.is_empty() { text } else { format!("{text} {}", view.detail) }

@@ -230,6 +230,49 @@ fn sessions_come_oldest_first_and_expire() {
 }
 
 #[test]
+fn the_oldest_of_too_many_sessions_end() {
+    on_every_store(|store, clock| async move {
+        let (kim, lee) = (account("kim"), account("lee"));
+        store.apply(vec![Write::InsertAccount(kim.clone()), Write::InsertAccount(lee.clone())]).await.unwrap();
+        let begin = async |id: &AccountId, created: u64, expires: u64| {
+            let session = Session { expires, ..session(id, created) };
+            let end = Write::EndOldestSessions {
+                account: id.clone(),
+                spare: session.id.clone(),
+                keep: 3,
+                at: NOW,
+                expires: NOW + 500,
+            };
+            let applied = store.apply(vec![Write::PutSession(session.clone()), end]).await.unwrap();
+            (session.id, applied.entries)
+        };
+        let (other, _) = begin(&lee.id, NOW - 900, NOW + 1000).await;
+        let mut ids = Vec::new();
+        for age in [30, 20, 10] {
+            let (id, entries) = begin(&kim.id, NOW - age, NOW + 1000).await;
+            assert!(entries.is_empty());
+            ids.push(id);
+        }
+        let (newest, entries) = begin(&kim.id, NOW, NOW + 1000).await;
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].what, Revocation::Session { session: ids[0].clone() });
+        assert_eq!((entries[0].at, entries[0].expires), (NOW, NOW + 1060));
+        assert_eq!(store.log_head().await.unwrap(), entries[0].number);
+        let left: Vec<SessionId> = store.sessions(Some(&kim.id)).await.unwrap().into_iter().map(|one| one.id).collect();
+        assert_eq!(left, [ids[1].clone(), ids[2].clone(), newest.clone()]);
+        // One that began by a clock that was slow stays all the same: somebody has just logged in with it.
+        let (slow, entries) = begin(&kim.id, NOW - 5_000, NOW + 300).await;
+        assert_eq!(entries[0].what, Revocation::Session { session: ids[1].clone() });
+        assert!(store.session(&slow).await.unwrap().is_some());
+        // What ran out makes place without an entry.
+        clock.advance(Duration::from_secs(400));
+        let (_, entries) = begin(&kim.id, NOW + 400, NOW + 1000).await;
+        assert!(entries.is_empty(), "{entries:?}");
+        assert!(store.session(&other).await.unwrap().is_some());
+    });
+}
+
+#[test]
 fn sessions_go_one_by_one_by_account_and_all_at_once() {
     on_every_store(|store, _| async move {
         let (one, other) = (AccountId::random(), AccountId::random());

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::record::sort_sessions;
+use super::record::{oldest_beyond, sort_sessions};
 use super::{
     Account, AccountId, Applied, Everything, Forgotten, Import, LogEntry, LogFollower, Revocation, SLACK, Session,
     SessionId, Store, StoreError, StoreFuture, Username, Write, row,
@@ -228,6 +228,15 @@ impl State {
                 self.sessions.remove(&id);
             }
             Write::RemoveSessionsOf(account) => self.sessions.retain(|_, session| session.account != account),
+            Write::EndOldestSessions { account, spare, keep, at, expires } => {
+                let others = self.live_sessions(Some(&account), now).into_iter().filter(|session| session.id != spare);
+                for session in oldest_beyond(others.collect(), keep) {
+                    self.sessions.remove(&session.id);
+                    let expires = expires.max(session.expires.saturating_add(SLACK));
+                    let what = Revocation::Session { session: session.id };
+                    self.write(Write::Revoke { what, at, expires }, now, entries)?;
+                }
+            }
             Write::RemoveAllSessions => self.sessions.clear(),
             Write::Longest(seconds) => self.longest = self.longest.max(seconds),
             Write::Revoke { what, at, expires } => {

@@ -62,6 +62,20 @@ pub enum Write {
     RemoveSession(SessionId),
     /// Removes every session of one account.
     RemoveSessionsOf(AccountId),
+    /// Where an account has more than `keep` sessions, ends the oldest ones: each is removed and gets its entry in the
+    /// log, up to [`MAX_ENDED`] at once. `spare` stays, whatever the clock said when it began.
+    EndOldestSessions {
+        /// Whose.
+        account: AccountId,
+        /// The one that has just begun.
+        spare: SessionId,
+        /// At least 1.
+        keep: usize,
+        /// Unix seconds.
+        at: u64,
+        /// Unix seconds after which no token of them can still be valid; a minute after their own end where that is later.
+        expires: u64,
+    },
     /// Removes every session.
     RemoveAllSessions,
     /// From now on an entry of the log that ends tokens of unknown end is kept for so many seconds at least: tokens
@@ -79,6 +93,9 @@ pub enum Write {
         expires: u64,
     },
 }
+
+/// How many sessions of one account end at once at most, for having too many.
+pub const MAX_ENDED: usize = 1000;
 
 /// What a change did.
 #[derive(Clone, Debug, Default)]

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use super::record::oldest_beyond;
 use super::row::{self, AccountRow, Meta};
-use super::{Account, AccountId, Forgotten, Import, LogEntry, Revocation, SLACK, Session, StoreError, Write};
+use super::{
+    Account, AccountId, Forgotten, Import, LogEntry, Revocation, SLACK, Session, SessionId, StoreError, Write,
+};
 
 /// The rows that a plan starts from.
 pub(super) trait View {
@@ -113,6 +116,9 @@ impl<'view, V: View> Plan<'view, V> {
                     }
                 }
                 Ok(())
+            }
+            Write::EndOldestSessions { account, spare, keep, at, expires } => {
+                self.end_oldest_sessions(&account, &spare, keep, (at, expires))
             }
             Write::RemoveAllSessions => {
                 for prefix in [row::SESSIONS, row::SESSIONS_OF] {
@@ -233,6 +239,33 @@ impl<'view, V: View> Plan<'view, V> {
             self.put(&index, row::encode(&index, &[])?)?;
         }
         self.put_json(&key, &session)
+    }
+
+    /// `times`: of the entries, as in [`Write::EndOldestSessions`].
+    fn end_oldest_sessions(
+        &mut self,
+        account: &AccountId,
+        spare: &SessionId,
+        keep: usize,
+        times: (u64, u64),
+    ) -> Result<(), StoreError> {
+        let index = self.keys(&row::sessions_of_prefix(account))?;
+        // The common case reads no record.
+        if index.len() <= keep {
+            return Ok(());
+        }
+        let mut others = Vec::with_capacity(index.len());
+        for key in index.iter().filter_map(|key| row::session_key_of_index(key)) {
+            // What has run out is cleared away in its time, not on this reading of the clock.
+            let live = self.session(&key)?.filter(|session| session.expires > self.now && session.id != *spare);
+            others.extend(live);
+        }
+        for session in oldest_beyond(others, keep) {
+            self.remove_session(&row::session_key(&session.id))?;
+            let expires = times.1.max(session.expires.saturating_add(SLACK));
+            self.revoke(Revocation::Session { session: session.id }, times.0, expires)?;
+        }
+        Ok(())
     }
 
     fn revoke(&mut self, what: Revocation, at: u64, expires: u64) -> Result<(), StoreError> {

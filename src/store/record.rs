@@ -219,6 +219,13 @@ pub struct Session {
     pub user_agent: String,
 }
 
+/// Those to end so that, with one more, `keep` are left: the oldest first, some at a time.
+pub(in crate::store) fn oldest_beyond(mut others: Vec<Session>, keep: usize) -> Vec<Session> {
+    sort_sessions(&mut others);
+    others.truncate((others.len() + 1).saturating_sub(keep).min(super::MAX_ENDED));
+    others
+}
+
 /// Oldest first; those of the same second by id, which is ordered by time too.
 pub(super) fn sort_sessions(sessions: &mut [Session]) {
     sessions.sort_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)));

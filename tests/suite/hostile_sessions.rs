@@ -398,3 +398,22 @@ fn a_password_that_is_typed_is_asked_twice_and_never_shown() {
     gateway.try_login("typist", right).expect(200);
     gateway.try_login("typist", other).expect(401);
 }
+
+#[test]
+fn an_account_has_at_most_two_hundred_sessions() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream).start();
+    let first = gateway.login("kim");
+    let tokens: Vec<String> = (0..199).map(|_| gateway.login("kim")).collect();
+    gateway.get_with("/check", &first).expect(200);
+    let newest = gateway.login("kim");
+    gateway.get_with("/check", &first).expect(401);
+    for token in [&tokens[0], &tokens[198], &newest] {
+        gateway.get_with("/check", token).expect(200);
+    }
+    let listed = gateway.command(&["session", "list", "kim", "--json"]).expect(0).stdout;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 200);
+    let page = gateway.get_with("/account", &newest).expect(200);
+    assert!(page.body.len() < 200_000, "{}", page.body.len());
+}

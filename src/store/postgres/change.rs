@@ -15,7 +15,9 @@ use super::fault::Fault;
 use super::rows::{array, big, bounded, json, small};
 use super::{Core, Parameter};
 use crate::store::row::AccountRow;
-use crate::store::{Account, Applied, Import, LogEntry, Revocation, SLACK, Session, StoreError, Write};
+use crate::store::{
+    Account, AccountId, Applied, Import, LogEntry, MAX_ENDED, Revocation, SLACK, Session, SessionId, StoreError, Write,
+};
 
 /// How often a list is tried again because somebody else was at the same rows.
 const TRIES: usize = 4;
@@ -88,7 +90,7 @@ async fn attempt(client: &Client, writes: &[Write], now: u64) -> Result<Applied,
     while let Some(write) = rest.first() {
         let inserts = rest.iter().take(TOGETHER).map_while(inserted).collect::<Vec<_>>();
         if inserts.is_empty() {
-            one(client, write, now).await?;
+            one(client, write, now, &mut revokes).await?;
             rest = rest.get(1..).unwrap_or_default();
         } else {
             insert_accounts(client, &inserts).await?;
@@ -127,7 +129,7 @@ fn inserted(write: &Write) -> Option<&Account> {
     }
 }
 
-async fn one(client: &Client, write: &Write, now: u64) -> Result<(), Fault> {
+async fn one(client: &Client, write: &Write, now: u64, revokes: &mut Vec<NewEntry>) -> Result<(), Fault> {
     match write {
         Write::InsertAccount(account) => insert_accounts(client, &[account]).await,
         Write::UpdateAccount(account) => update_account(client, account).await,
@@ -142,6 +144,15 @@ async fn one(client: &Client, write: &Write, now: u64) -> Result<(), Fault> {
         Write::TouchSession(session) => touch_session(client, session, now).await,
         Write::RemoveSession(id) => remove_sessions(client, Some(("id", id.as_str()))).await,
         Write::RemoveSessionsOf(account) => remove_sessions(client, Some(("account", account.as_str()))).await,
+        Write::EndOldestSessions { account, spare, keep, at, expires } => {
+            let ended = end_oldest_sessions(client, (account, spare), *keep, now).await?;
+            revokes.extend(ended.into_iter().map(|(session, end)| NewEntry {
+                what: Revocation::Session { session },
+                at: *at,
+                expires: end.saturating_add(SLACK).max(*expires),
+            }));
+            Ok(())
+        }
         Write::RemoveAllSessions => remove_sessions(client, None).await,
         Write::Longest(seconds) => {
             let sql = "UPDATE doorward_time SET longest = $1 WHERE longest < $1";
@@ -228,6 +239,44 @@ async fn remove_sessions(client: &Client, of: Option<(&str, &str)>) -> Result<()
         None => client.execute_typed("DELETE FROM doorward_session", &[]).await?,
     };
     Ok(())
+}
+
+/// Removes what an account has beyond `keep` sessions, and says which and when each would have ended.
+async fn end_oldest_sessions(
+    client: &Client,
+    (account, spare): (&AccountId, &SessionId),
+    keep: usize,
+    now: u64,
+) -> Result<Vec<(SessionId, u64)>, Fault> {
+    /// As many logins of one account at once don't see each other before they look.
+    const UNSEEN: usize = 64;
+    let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let sql = "SELECT count(*) FROM doorward_session WHERE account = $1";
+    let count = client.query_typed_one(sql, &[(&account.as_str(), Type::TEXT)]).await?.try_get::<_, i64>(0)?;
+    if count.saturating_add(whole(UNSEEN)) <= whole(keep) {
+        return Ok(Vec::new());
+    }
+    // From here on one after the other, until each has committed.
+    let sql = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(hashtextextended($1, 7306))) AS l";
+    client.query_typed(sql, &[(&account.as_str(), Type::TEXT)]).await?;
+    let sql = "DELETE FROM doorward_session WHERE id IN (
+            SELECT id FROM doorward_session WHERE account = $1 AND id <> $2 AND expires > $3
+            ORDER BY created DESC, id DESC OFFSET $4 LIMIT $5
+        ) RETURNING id, expires";
+    let parameters: [Parameter<'_>; 5] = [
+        (&account.as_str(), Type::TEXT),
+        (&spare.as_str(), Type::TEXT),
+        (&big(now), Type::INT8),
+        (&whole(keep.saturating_sub(1)), Type::INT8),
+        (&whole(MAX_ENDED), Type::INT8),
+    ];
+    let mut ended = Vec::new();
+    for row in client.query_typed(sql, &parameters).await? {
+        if let Ok(session) = row.try_get::<_, &str>(0)?.parse() {
+            ended.push((session, small(row.try_get(1)?)));
+        }
+    }
+    Ok(ended)
 }
 
 /// An entry that has no number yet.
