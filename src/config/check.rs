@@ -1,5 +1,6 @@
 //! From the file to what was meant: every key is read, every problem is reported.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,10 +42,11 @@ pub fn parse(text: &str, origin: &Path, environment: &Environment<'_>) -> Result
         }
     };
     let folder = origin.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let reading = Reading { folder, environment };
+    let reading = Reading { folder, environment, named: RefCell::default() };
     let root = Section::new(&report, String::new(), Some(table.get_ref()), 0..0);
     let mut config = reading.whole(root);
     config.source = Some(origin.to_owned());
+    config.files = reading.named.take();
     drop(table);
     let (problems, warnings) = report.finish();
     if problems.is_empty() {
@@ -70,6 +72,8 @@ enum Kind {
 pub(super) struct Reading<'e> {
     folder: PathBuf,
     pub(super) environment: &'e Environment<'e>,
+    /// See [`Config::files`].
+    named: RefCell<Vec<PathBuf>>,
 }
 
 impl Reading<'_> {
@@ -81,8 +85,25 @@ impl Reading<'_> {
         self.folder.join(&text.text)
     }
 
-    /// A file that a key names; `None` where the key is missing or empty.
+    /// A file that is read, and read again when it has changed.
+    pub(super) fn watched(&self, path: &Path) {
+        let mut named = self.named.borrow_mut();
+        if named.iter().all(|known| known != path) {
+            named.push(path.to_owned());
+        }
+    }
+
+    /// A file that a key names and that is read; `None` where the key is missing or empty.
     pub(super) fn file(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Place)> {
+        let file = self.place(section, key);
+        if let Some((path, _)) = &file {
+            self.watched(path);
+        }
+        file
+    }
+
+    /// The path of a file that a key names; `None` where the key is missing or empty.
+    fn place(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Place)> {
         let text = section.text(key).filter(|text| !text.text.is_empty())?;
         Some((self.path(section, key, &text), text.place))
     }
@@ -144,6 +165,7 @@ impl Reading<'_> {
             routes: read_routes,
             tests,
             log,
+            files: Vec::new(),
             warnings: Vec::new(),
         };
         let [domain, path, secure] = places;
@@ -212,6 +234,9 @@ impl Reading<'_> {
             let database = Database::parse(url.expose().trim_end(), &self.folder);
             database.map_err(|problem| format!("{origin} {problem}"))
         });
+        if let Some(path) = parsed.as_ref().ok().and_then(|database| database.roots.as_deref()) {
+            self.watched(path);
+        }
         let parsed = parsed.and_then(|database| match &database.roots {
             Some(path) if database.tls != DatabaseTls::Disable => routes::check_authorities(path)
                 .map(|()| database.clone())
@@ -285,7 +310,7 @@ impl Reading<'_> {
         // Never the filter's own grammar: it takes every word for the name of a target, and silences all others.
         let level = section.choice("level", &LEVELS.map(|level| (level, level)), "info").to_owned();
         let access = section.boolean("access", true);
-        let audit_file = self.file(&section, "audit_file").map(|(path, _)| path);
+        let audit_file = self.place(&section, "audit_file").map(|(path, _)| path);
         section.close();
         Log { format, level, access, audit_file }
     }

@@ -21,6 +21,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         routes: _,
         tests: _,
         log,
+        files: _,
         warnings: _,
     } = old;
     let mut keys = Vec::new();

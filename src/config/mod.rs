@@ -60,6 +60,9 @@ pub struct Config {
     /// `[[test]]`, already run by the check.
     pub tests: Vec<PolicyTest>,
     pub log: Log,
+    /// Every file that was read beside the configuration itself: secrets, keys, certificates. A change of one is a change
+    /// of the configuration.
+    pub files: Vec<PathBuf>,
     /// Things that are allowed but unwise, each a sentence with its place (`FILE:LINE:COLUMN: key: …`).
     pub warnings: Vec<String>,
 }

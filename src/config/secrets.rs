@@ -79,6 +79,7 @@ pub(super) fn previous_keys(reading: &Reading<'_>, section: &Section<'_>) -> Vec
     let mut keys = Vec::new();
     for text in section.texts("previous_files") {
         let path = reading.path(section, "previous_files", &text);
+        reading.watched(&path);
         let origin = path.display().to_string();
         let read = read(&path, reading.environment).and_then(|bytes| {
             let algorithm = if is_pem(bytes.expose()) { pem_algorithm(bytes.expose())? } else { Algorithm::Hs256 };

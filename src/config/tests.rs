@@ -59,7 +59,7 @@ fn with_secret(bytes: &[u8], mode: u32) -> Result<Config, String> {
 
 /// Everything but where it came from.
 fn meant(config: &Config) -> String {
-    format!("{:?}", Config { source: None, ..config.clone() })
+    format!("{:?}", Config { source: None, files: Vec::new(), ..config.clone() })
 }
 
 #[test]

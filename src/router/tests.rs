@@ -92,6 +92,7 @@ fn config(routes: Vec<Rule>) -> Config {
         routes,
         tests: Vec::new(),
         log: config::Log { format: config::LogFormat::Json, level: "info".into(), access: true, audit_file: None },
+        files: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -3,6 +3,8 @@
 `manifests.py PROGRAM DEPLOY_FOLDER` runs `doorward check-config` on each. The secrets that a manifest mounts are not there
 when it is checked; ones made up for the check stand in their place.
 
+`manifests.py --compose DEPLOY_FOLDER` prints what the compose file and the image say of the service.
+
 `manifests.py --list DEPLOY_FOLDER` prints one JSON array: of each pod its configuration, whom it runs as, what is mounted
 where, and its limits. The tests start the program by it.
 """
@@ -70,6 +72,35 @@ def pods(deploy):
             }
 
 
+def compose(deploy):
+    """The service of the compose file, with what the image adds to it."""
+    service = yaml.safe_load((deploy / "container/compose.yaml").read_text())["services"]["doorward"]
+    image = dict(
+        line.split(" ", 1)
+        for line in (deploy / "container/Containerfile").read_text().rsplit("\nFROM ", 1)[1].splitlines()[1:]
+        if line and not line.startswith("#")
+    )
+    user, group = image["USER"].split(":")
+    name, value = image["ENV"].split("=")
+    return {
+        "user": int(user),
+        "group": int(group),
+        "environment": {name: value},
+        "command": json.loads(image["ENTRYPOINT"]) + json.loads(image["CMD"]),
+        "volumes": service["volumes"],
+        "health": service.get("healthcheck", {}).get("test"),
+        "read_only": service["read_only"],
+        "memory": service["mem_limit"],
+        "grace": service["stop_grace_period"],
+        "said": [
+            line.split(" exec doorward ", 1)[1].split()
+            for line in (deploy / "container/compose.yaml").read_text().splitlines()
+            if line.startswith("#") and " exec doorward " in line
+        ],
+        "config": (deploy / "container/config.toml").read_text(),
+    }
+
+
 def check(program, deploy):
     environment = {name: value for name, value in os.environ.items() if name not in ("JWT_SECRET", "DOORWARD_CONFIG")}
     failed = checked = 0
@@ -98,6 +129,8 @@ def check(program, deploy):
 def main():
     if sys.argv[1] == "--list":
         print(json.dumps(list(pods(pathlib.Path(sys.argv[2])))))
+    elif sys.argv[1] == "--compose":
+        print(json.dumps(compose(pathlib.Path(sys.argv[2]))))
     else:
         check(sys.argv[1], pathlib.Path(sys.argv[2]))
 

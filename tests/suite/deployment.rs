@@ -2,16 +2,19 @@
 //! systemd make them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::gateway::{Finished, free_port, quoted};
+use crate::support::gateway::{Builder, Finished, free_port, quoted, ready, write_private};
+use crate::support::peer::python;
+use crate::support::upstream::Upstream;
 use crate::support::user::{CONTAINER, User, as_root, program_in, root_does};
 use crate::support::wait;
 use crate::support::wire::{Connection, Request};
@@ -34,6 +37,13 @@ impl Place {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A data folder of the container's user.
+    fn data(&self) -> PathBuf {
+        let data = self.path("data");
+        root_does("mkdir -m 700 \"$1\"; chown 65532:65532 \"$1\"", &[&data]);
+        data
     }
 
     /// A file that everybody can read.
@@ -66,6 +76,28 @@ fn smallest(data: &Path, more: &str) -> String {
     )
 }
 
+/// A process of another user.
+struct Running(Option<Child>);
+
+impl Running {
+    fn stop(&mut self) {
+        let mut child = self.0.take().unwrap();
+        root_does(&format!("kill -TERM {}", child.id()), &[]);
+        let status = wait::until_some("the program to end", || child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself, which the test has told.
+            let _ = as_root("kill").args(["-KILL", &child.id().to_string()]).output();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// What one of the manifests describes, and what kubelet makes of it.
 struct Pod {
     place: Place,
@@ -78,12 +110,12 @@ struct Pod {
     child: Option<Child>,
 }
 
-fn shipped() -> Vec<Value> {
+/// What `manifests.py` reads out of `deploy/`.
+fn shipped(what: &str) -> Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = Command::new(root.join("tests/.cache/venv/bin/python"));
-    command.arg(root.join("tests/peers/manifests.py")).arg("--list").arg(root.join("deploy"));
-    let listed = Finished::of(command.output().expect("run tests/run once: it makes tests/.cache")).expect(0).json();
-    listed.as_array().unwrap().clone()
+    let mut command = python();
+    command.arg(root.join("tests/peers/manifests.py")).arg(what).arg(root.join("deploy"));
+    Finished::of(command.output().unwrap()).expect(0).json()
 }
 
 impl Pod {
@@ -201,9 +233,10 @@ impl Drop for Pod {
 /// The row's own case: an `fsGroup` volume, files that kubelet has opened to the group at the second start, and no shell.
 #[test]
 fn every_manifest_starts_again_and_again_on_volumes_of_kubelet() {
-    let manifests = shipped();
+    let manifests = shipped("--list");
+    let manifests = manifests.as_array().unwrap();
     assert!(manifests.len() >= 3, "{manifests:?}");
-    for manifest in &manifests {
+    for manifest in manifests {
         let mut pod = Pod::new(manifest);
         if pod.has_data {
             // What `kubectl exec` would run; its key becomes one of those that kubelet opens.
@@ -375,8 +408,8 @@ fn a_secret_is_taken_from_whoever_gave_it_to_this_process_alone() {
     let place = Place::new();
     let user = User { groups: &[2000], ..CONTAINER };
     let secret = place.path("secret");
-    let config = place
-        .write("config.toml", &smallest(&place.path("data"), &format!("[token]\nsecret_file = {}", quoted(&secret))));
+    let config =
+        place.write("config.toml", &smallest(&place.data(), &format!("[token]\nsecret_file = {}", quoted(&secret))));
     for (owner, mode, taken) in [
         ("65532:65532", "0600", true),
         ("65532:65532", "0400", true),
@@ -437,7 +470,7 @@ fn a_credential_of_systemd_is_taken() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::metadata(&secret).unwrap().mode() & 0o777, 0o440);
     let text = format!("[token]\nsecret_file = {}", quoted(&secret));
-    let config = place.write("config.toml", &smallest(&place.path("data"), &text));
+    let config = place.write("config.toml", &smallest(&place.data(), &text));
     let check = |environment: &[(&str, &str)]| {
         CONTAINER.run(&place.program, environment, &["check-config", "--config", config.to_str().unwrap()])
     };
@@ -456,7 +489,7 @@ fn a_credential_of_systemd_is_taken() {
 fn check_config_tells_what_can_not_work() {
     let place = Place::new();
     let secret = place.path("secret");
-    crate::support::gateway::write_private(&secret, format!("JWT_SECRET={SECRET}\n").as_bytes());
+    write_private(&secret, format!("JWT_SECRET={SECRET}\n").as_bytes());
     let named = format!("[token]\nsecret_file = {}", quoted(&secret));
     for (lines, status, parts) in [
         ("[log]\nlevel = \"warning\"", 2, &["log.level", "\"warn\""][..]),
@@ -476,5 +509,217 @@ fn check_config_tells_what_can_not_work() {
         let said = format!("{}{}", checked.stdout, checked.stderr);
         assert!(parts.iter().all(|part| said.contains(part)), "{lines}: {said}");
         assert!(!said.contains("only-these-tests-use"), "{said}");
+    }
+}
+
+/// `compose.yaml` word by word: the volume as the image makes it, no key, the first start, the command of its comment.
+#[test]
+fn the_compose_file_works_as_it_stands() {
+    let service = shipped("--compose");
+    let number = |key: &str| u32::try_from(service[key].as_u64().unwrap()).unwrap();
+    let user = User { id: number("user"), group: number("group"), groups: &[] };
+    let place = Place::new();
+    let (data, config) = (place.path("data"), place.path("config.toml"));
+    let volumes = service["volumes"].as_array().unwrap();
+    assert_eq!(volumes, &["data:/data", "./config.toml:/etc/doorward/config.toml:ro"]);
+    assert_eq!(service["environment"]["DOORWARD_CONFIG"], "/etc/doorward/config.toml");
+    // An engine makes a new volume as the image has the folder.
+    root_does(&format!("mkdir -m 755 \"$1\"; chown {}:{} \"$1\"", user.id, user.group), &[&data]);
+    let [public, admin] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let mut text = service["config"].as_str().unwrap().to_owned();
+    for (from, to) in
+        [("\"/data\"", quoted(&data)), ("0.0.0.0:8080", public.to_string()), ("127.0.0.1:9180", admin.to_string())]
+    {
+        assert!(text.contains(from), "{from} is not in {text}");
+        text = text.replace(from, &to);
+    }
+    place.write("config.toml", &text);
+    let environment = [("DOORWARD_CONFIG", config.to_str().unwrap())];
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    let inside = |words: &[String]| {
+        assert_eq!(words[0], "/doorward");
+        let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        user.run(&place.program, &environment, &arguments)
+    };
+    let mut command = user.command(&place.program, &environment);
+    let log = fs::File::create(place.path("log")).unwrap();
+    command.args(&words(&service["command"])[1..]).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut child = Running(Some(command.spawn().unwrap()));
+    wait::until("the service to be ready", || {
+        let log = || fs::read_to_string(place.path("log")).unwrap();
+        assert!(child.0.as_mut().unwrap().try_wait().unwrap().is_none(), "{}", log());
+        ready(admin) == Some(200)
+    });
+    let health = service["health"].as_array().map(|_| words(&service["health"])[1..].to_vec());
+    if let Some(health) = &health {
+        inside(health).expect(0);
+    }
+    let said = service["said"].as_array().unwrap();
+    assert!(!said.is_empty());
+    for line in said {
+        inside(&words(line)).expect(0);
+    }
+    let added = inside(&["/doorward", "user", "list", "--json"].map(String::from)).expect(0).json();
+    assert_eq!(added.as_array().unwrap().len(), said.len());
+    // Nothing is written but in the volume, which is the user's alone.
+    assert_eq!(open_to_others(&data), "");
+    assert_eq!(fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
+    child.stop();
+    if let Some(health) = &health {
+        assert_ne!(inside(health).status, Some(0), "a service that does not run is called healthy");
+    }
+}
+
+/// A secret that is swapped is in force without anybody's doing: by a link in its folder as kubelet does it, by a link further
+/// up, which no event in the folder tells of, and by a file over the file.
+#[test]
+fn a_swapped_secret_is_noticed() {
+    let upstream = Upstream::plain();
+    let builder = Builder::guarding(&upstream);
+    let folder = builder.folder().join("mounted");
+    let of = |number: u32| format!("{SECRET}-{number}\n");
+    let version = |number: u32| {
+        let inner = folder.join(format!("..version-{number}"));
+        fs::create_dir_all(&inner).unwrap();
+        write_private(&inner.join("secret"), of(number).as_bytes());
+    };
+    let link = |name: &str, to: &str| {
+        symlink(to, folder.join("new")).unwrap();
+        fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    };
+    version(1);
+    link("..data", "..version-1");
+    link("secret", "..data/secret");
+    link("current", "..data");
+    for named in ["secret", "current/secret"] {
+        let builder = Builder::guarding(&upstream).set("token.secret_file", &quoted(&folder.join(named)));
+        version(1);
+        link("..data", "..version-1");
+        let gateway = builder.start();
+        let before = gateway.login("kim");
+        gateway.get_with("/", &before).expect(200);
+        version(2);
+        link("..data", "..version-2");
+        wait::until("the new secret to be in force", || gateway.get_with("/", &before).status != 200);
+        let after = gateway.login("kim");
+        gateway.get_with("/", &after).expect(200);
+        assert_eq!(gateway.audit("reload").len(), 1, "{named}: {:?}", gateway.audit("reload"));
+        // One that is not whole is refused and told, the old one stays, and the whole one is taken later.
+        write_private(&folder.join("..version-2/secret"), b"half");
+        wait::until("the half one to be refused", || {
+            gateway.audit("reload").iter().any(|one| one["outcome"] == "refused")
+        });
+        gateway.get_with("/", &after).expect(200);
+        write_private(&folder.join("..version-2/secret"), of(3).as_bytes());
+        wait::until("the third secret to be in force", || gateway.get_with("/", &after).status != 200);
+    }
+}
+
+/// The process's own number, also below sudo.
+fn process_of(child: &Child) -> u32 {
+    let id = child.id();
+    let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap();
+    if name.trim() != "sudo" {
+        return id;
+    }
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    children.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Bytes; `256Mi` or `256m`.
+fn memory(text: &str) -> u64 {
+    let number = text.trim_end_matches("Mi").trim_end_matches('m');
+    number.parse::<u64>().unwrap() << 20
+}
+
+/// Seconds of a key such as `drain`, where the configuration names it.
+fn seconds(config: &str, key: &str) -> Option<u64> {
+    let line = config.lines().find_map(|line| line.strip_prefix(&format!("{key} = \"")))?;
+    Some(line.split_once("s\"").unwrap().0.parse().unwrap())
+}
+
+/// Limits that stand in different files and are one: how long a stop may take, and how much memory strangers can take.
+#[test]
+fn numbers_that_belong_together_fit() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let manifests = shipped("--list");
+    for manifest in manifests.as_array().unwrap() {
+        let config = manifest["mounts"]["configMap"]["files"]["config.toml"].as_str().unwrap();
+        let stop = seconds(config, "drain").unwrap() + seconds(config, "drain_delay").unwrap_or(0);
+        assert!(manifest["grace"].as_u64().unwrap() > stop, "{}", manifest["name"]);
+        assert!(config.contains("max_connections = "), "{}", manifest["name"]);
+    }
+    let compose = shipped("--compose");
+    let config = compose["config"].as_str().unwrap();
+    let grace: u64 = compose["grace"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    assert!(grace > seconds(config, "drain").unwrap_or(30) + seconds(config, "drain_delay").unwrap_or(0));
+    assert!(config.contains("max_connections = "));
+    let unit = fs::read_to_string(root.join("systemd/doorward.service")).unwrap();
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap().to_owned();
+    assert!(seconds(&format!("stop = \"{}\"", value("TimeoutStopSec=")), "stop").unwrap() > 30);
+    // A connection takes one descriptor, and its way to the backend another one.
+    assert!(value("LimitNOFILE=").parse::<u64>().unwrap() > 2 * 10_000 + 1000);
+    // The path that the unit's secret has, as the README says it.
+    let credential = value("LoadCredential=");
+    let (name, _) = credential.split_once(':').unwrap();
+    let readme = fs::read_to_string(root.join("../README.md")).unwrap();
+    assert!(readme.contains(&format!("/run/credentials/doorward.service/{name}")), "{name}");
+    assert!(unit.contains(&format!("/run/credentials/doorward.service/{name}")), "{name}");
+}
+
+/// Each manifest's configuration stays below the manifest's memory limit while one stranger does what is expensive: as many
+/// half heads of full length as there may be connections, and wrong passwords.
+#[test]
+fn no_stranger_drives_a_pod_out_of_its_memory() {
+    let (most, hard) = {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        (limit.maximum.unwrap_or(65_536), limit.maximum)
+    };
+    let raised = rustix::process::Rlimit { current: Some(most), maximum: hard };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let manifests = shipped("--list");
+    for manifest in manifests.as_array().unwrap() {
+        let config = manifest["mounts"]["configMap"]["files"]["config.toml"].as_str().unwrap();
+        let number = |key: &str| {
+            let line = config.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap();
+            line.trim_matches('"').trim_end_matches("KiB").parse::<usize>().unwrap()
+        };
+        let mut pod = Pod::new(manifest);
+        pod.start();
+        let head = format!(
+            "GET / HTTP/1.1\r\nHost: a.test\r\nX-Long: {}",
+            "x".repeat(number("max_header_bytes") * 1024 - 200)
+        );
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            let Ok(mut stream) = TcpStream::connect(pod.public) else { continue };
+            let body = "username=kim&password=entirely+wrong+9+words";
+            let text = format!(
+                "POST /login HTTP/1.1\r\nHost: a.test\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(text.as_bytes());
+            streams.push(stream);
+        }
+        for _ in 0..number("max_connections") + 50 {
+            let Ok(mut stream) = TcpStream::connect(pod.public) else { continue };
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            // Refused ones are closed, which is as good.
+            let _ = stream.write_all(head.as_bytes());
+            streams.push(stream);
+        }
+        wait::until("the admin listener to answer meanwhile", || pod.get("/ping") == Some(200));
+        let id = process_of(pod.child.as_ref().unwrap());
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak = line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
+        let limit = memory(manifest["memory"].as_str().unwrap());
+        println!("{}: {} MiB at most of {} MiB", manifest["name"], peak >> 20, limit >> 20);
+        assert!(peak < limit * 9 / 10, "{}: {} MiB of {} MiB", manifest["name"], peak >> 20, limit >> 20);
+        drop(streams);
+        pod.stop();
     }
 }
