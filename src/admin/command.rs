@@ -67,8 +67,12 @@ pub enum Command {
         dump: Password,
         keep_sessions: bool,
     },
+    /// The keys that are in force.
+    KeyList,
     /// Read the configuration and the keys again.
     Reload,
+    /// The reasons for which the server is not ready; none: it is. Answered at once, also by one that is starting.
+    Ready,
 }
 
 /// The format of an import file.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::command::{Command, ImportFormat, Outcome};
 use crate::accounts::{AccountError, Accounts, NewAccount, import};
-use crate::auth::keys::KeyRing;
+use crate::auth::keys::{self, KeyRing};
 use crate::auth::revocation::Revocations;
 use crate::auth::session::Sessions;
 use crate::auth::{Standing, Verified};
@@ -78,6 +78,14 @@ impl Operations {
             Command::TokenInspect { token } => self.token_inspect(token.0.expose()).await,
             Command::StoreDump => self.dump().await,
             Command::StoreRestore { dump, keep_sessions } => self.restore(dump.0.expose(), keep_sessions).await,
+            Command::KeyList => {
+                let in_force = (self.in_force)();
+                let config = in_force.config();
+                let keys = keys::list(&config.token, &config.data_dir, self.clock.unix_seconds());
+                let rows = keys.map_err(chain)?.into_iter().map(serde_json::to_value).collect::<Result<_, _>>();
+                Ok(Outcome::Rows { rows: rows.map_err(chain)? })
+            }
+            Command::Ready => Err(String::from("no server runs")),
             Command::Reload => match &self.reload {
                 Some(reload) => reload().map(|()| Outcome::Done),
                 None => Err(String::from("no server runs, so there is nothing to reload")),

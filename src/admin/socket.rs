@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
 use super::command::{Command, Outcome};
+use super::listener::Report;
 use super::operations::Operations;
 use crate::files;
 
@@ -29,6 +30,27 @@ const READ_TIMEOUT: Duration = Duration::from_mins(1);
 #[must_use]
 pub fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.sock")
+}
+
+/// The socket's place as the system takes it: a socket's path has at most 107 bytes (unix(7)), so that of a deeper folder
+/// goes by the open folder itself.
+struct Near {
+    path: PathBuf,
+    /// Held while the path is used.
+    _folder: Option<File>,
+}
+
+impl Near {
+    fn of(data_dir: &Path) -> io::Result<Self> {
+        const LONGEST: usize = 107;
+        let path = path(data_dir);
+        if path.as_os_str().len() <= LONGEST {
+            return Ok(Self { path, _folder: None });
+        }
+        let folder = File::open(data_dir)?;
+        let near = format!("/proc/self/fd/{}/admin.sock", folder.as_raw_fd());
+        Ok(Self { path: near.into(), _folder: Some(folder) })
+    }
 }
 
 /// Who may answer on a folder: one process at a time. Held as long as that process lives, and handed over with the socket.
@@ -69,18 +91,19 @@ pub fn taken(data_dir: &Path) -> io::Error {
 /// Opens the socket. A stale one, left by a server that was killed, is replaced; one behind which a server answers is an
 /// error: a store that many processes may use keeps no second one off this folder.
 pub fn bind(data_dir: &Path, _claim: &Claim) -> io::Result<UnixListener> {
-    let path = path(data_dir);
-    if UnixStream::connect(&path).is_ok() {
+    let near = Near::of(data_dir)?;
+    let path = &near.path;
+    if UnixStream::connect(path).is_ok() {
         return Err(taken(data_dir));
     }
-    match fs::remove_file(&path) {
+    match fs::remove_file(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     // The folder is 0700, so nobody gets between the making and the mode.
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
@@ -100,14 +123,14 @@ pub enum Stage {
 }
 
 /// Serves commands until it is [`Stage::Over`], and then until those that were begun are done. Each has its own task.
-pub async fn serve(listener: UnixListener, mut stage: watch::Receiver<Stage>) {
+pub async fn serve(listener: UnixListener, mut stage: watch::Receiver<Stage>, report: Rc<dyn Report>) {
     // Each command holds a sender; none is left when the last one is done.
     let (running, mut done) = mpsc::channel::<Infallible>(1);
     let of_commands = stage.clone();
     let begin = move |stream, running: &mpsc::Sender<Infallible>| {
-        let (stage, running) = (of_commands.clone(), running.clone());
+        let (stage, running, report) = (of_commands.clone(), running.clone(), Rc::clone(&report));
         tokio::task::spawn_local(async move {
-            if let Err(error) = answer(stream, stage).await {
+            if let Err(error) = answer(stream, stage, &*report).await {
                 tracing::debug!(%error, "a command over the admin socket broke off");
             }
             drop(running);
@@ -153,7 +176,11 @@ async fn operations(stage: &mut watch::Receiver<Stage>) -> Option<Rc<Operations>
     }
 }
 
-async fn answer(stream: tokio::net::UnixStream, mut stage: watch::Receiver<Stage>) -> io::Result<()> {
+async fn answer(
+    stream: tokio::net::UnixStream,
+    mut stage: watch::Receiver<Stage>,
+    report: &dyn Report,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = Vec::new();
     let mut reader = tokio::io::BufReader::new(reader.take(MAX_COMMAND_BYTES));
@@ -165,6 +192,10 @@ async fn answer(stream: tokio::net::UnixStream, mut stage: watch::Receiver<Stage
     };
     let outcome = match read {
         Some(Ok(Ok(_))) => match serde_json::from_slice::<Command>(&line) {
+            Ok(Command::Ready) => {
+                let reasons = report.reasons().into_iter().map(serde_json::to_value);
+                Outcome::Rows { rows: reasons.collect::<Result<_, _>>()? }
+            }
             Ok(command) => match operations(&mut stage).await {
                 Some(operations) => operations.carry_out(command).await,
                 None => Outcome::Gone,
@@ -215,13 +246,19 @@ pub enum AskError {
 /// Whether a server answers on `data_dir`.
 #[must_use]
 pub fn is_served(data_dir: &Path) -> bool {
-    UnixStream::connect(path(data_dir)).is_ok()
+    Near::of(data_dir).and_then(|near| UnixStream::connect(&near.path)).is_ok()
 }
 
-/// Asks the server that runs on `data_dir`. Blocking; for the command line.
+/// Asks the server that runs on `data_dir`, and waits as long as it takes. Blocking; for the command line.
 pub fn ask(data_dir: &Path, command: &Command) -> Result<Outcome, AskError> {
+    ask_within(data_dir, command, None)
+}
+
+/// The same, within a limit for each of its steps.
+pub fn ask_within(data_dir: &Path, command: &Command, limit: Option<Duration>) -> Result<Outcome, AskError> {
     let path = path(data_dir);
-    let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+    let connected = Near::of(data_dir).and_then(|near| UnixStream::connect(&near.path));
+    let mut stream = connected.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
             AskError::NobodyThere
         }
@@ -235,6 +272,8 @@ pub fn ask(data_dir: &Path, command: &Command) -> Result<Outcome, AskError> {
     if !files::is_trusted(peer.uid.as_raw()) {
         return Err(AskError::Stranger { path: path.display().to_string(), user: peer.uid.as_raw() });
     }
+    let limited = stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit));
+    limited.map_err(AskError::BrokeOff)?;
     let mut line = serde_json::to_vec(command).map_err(|error| AskError::BrokeOff(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(AskError::BrokeOff)?;

@@ -149,7 +149,9 @@ impl Own {
     }
 
     fn answer_commands(&mut self, listener: UnixListener) {
-        self.answering.commands = Some(tokio::task::spawn_local(socket::serve(listener, self.stage.subscribe())));
+        let front = Rc::clone(&self.front) as Rc<dyn Report>;
+        self.answering.commands =
+            Some(tokio::task::spawn_local(socket::serve(listener, self.stage.subscribe(), front)));
     }
 
     /// From here on the answers are those of a process that serves. Offers everything to a later process where that is

@@ -37,6 +37,8 @@ pub(super) enum Verb {
     Serve,
     /// Print every problem of a configuration file, and run its policy tests
     CheckConfig,
+    /// Ask the running server whether it is ready: exit status 0, or 1 with the reason
+    Health(Health),
     /// Tell which route a request takes and what is decided, without sending it
     Explain(Explain),
     /// Accounts
@@ -66,8 +68,12 @@ pub(super) enum Verb {
     },
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page (roff)
-    Man,
+    /// Print the manual page (roff), or write one for every command into a folder
+    Man {
+        /// The folder for all pages
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +96,13 @@ pub(super) struct Demo {
     /// Where the login listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(super) listen: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    /// An admin listener to ask, for example http://127.0.0.1:9180, in place of a configuration's server
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "data"])]
+    pub(super) url: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +146,7 @@ pub(super) enum UserVerb {
         display_name: String,
     },
     /// List all accounts
+    #[command(alias = "ls")]
     List {
         /// Print JSON
         #[arg(long)]
@@ -146,6 +160,7 @@ pub(super) enum UserVerb {
         json: bool,
     },
     /// Give an account another password; ends its sessions
+    #[command(alias = "passwd")]
     SetPassword {
         name: String,
         #[command(flatten)]
@@ -158,6 +173,7 @@ pub(super) enum UserVerb {
     /// Let an account log in again
     Enable { name: String },
     /// Remove an account and end its sessions
+    #[command(aliases = ["rm", "delete"])]
     Remove { name: String },
     /// Add the accounts of a file, all or none, with the hashes they have
     Import {
@@ -172,6 +188,7 @@ pub(super) enum UserVerb {
 #[derive(Debug, Subcommand)]
 pub(super) enum SessionVerb {
     /// List sessions, of all or of one account
+    #[command(alias = "ls")]
     List {
         name: Option<String>,
         /// Print JSON
@@ -216,6 +233,7 @@ pub(super) enum KeyVerb {
         algorithm: Option<String>,
     },
     /// List the keys in use; never the keys themselves
+    #[command(alias = "ls")]
     List {
         /// Print JSON
         #[arg(long)]

@@ -27,8 +27,15 @@ pub(super) fn run(verb: &KeyVerb, place: &Place, output: &mut Output) -> Done {
             reload(&config, output)
         }
         KeyVerb::List { json } => {
-            let keys = keys::list(&config.token, &config.data_dir, clock.unix_seconds()).map_err(Failure::failed)?;
-            let keys = serde_json::to_value(keys).map_err(Failure::failed)?;
+            // A running server knows which of them it has in force.
+            let keys = match operate::ask_server(&config.data_dir, &Command::KeyList)? {
+                Some(Outcome::Failed { message }) => return Err(Failure::Failed(message)),
+                Some(outcome) => Value::Array(operate::rows(outcome)),
+                None => {
+                    let keys = keys::list(&config.token, &config.data_dir, clock.unix_seconds());
+                    serde_json::to_value(keys.map_err(Failure::failed)?).map_err(Failure::failed)?
+                }
+            };
             if *json {
                 return output.json(&keys);
             }

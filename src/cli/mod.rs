@@ -5,6 +5,7 @@ mod arguments;
 mod configuration;
 mod demo;
 mod explain;
+mod health;
 mod key;
 mod operate;
 mod output;
@@ -79,6 +80,7 @@ fn carry_out(arguments: Arguments, output: &mut Output) -> Done {
         Verb::Demo(arguments) => demo::run(&arguments, &place, output),
         Verb::Serve => serve::run(&place, output),
         Verb::CheckConfig => configuration::check(&place, output),
+        Verb::Health(arguments) => health::run(&arguments, &place, output),
         Verb::Explain(arguments) => explain::run(&arguments, &place, output),
         Verb::User { verb } => user::run(verb, &place, output),
         Verb::Session { verb } => session::run(verb, &place, output),
@@ -90,7 +92,12 @@ fn carry_out(arguments: Arguments, output: &mut Output) -> Done {
             clap_complete::generate(shell, &mut Arguments::command(), "doorward", &mut script);
             output.bytes(&script)
         }
-        Verb::Man => {
+        Verb::Man { out: Some(folder) } => {
+            let told = |error: std::io::Error| Failure::failed(format!("{}: {error}", folder.display()));
+            std::fs::create_dir_all(&folder).map_err(told)?;
+            clap_mangen::generate_to(Arguments::command(), &folder).map_err(told)
+        }
+        Verb::Man { out: None } => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(Failure::failed)?;
             output.bytes(&page)

@@ -87,6 +87,14 @@ pub(super) fn printable(text: &str) -> String {
     })
 }
 
+/// The beginning of a text that has more than `most` characters.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// A new password: from standard input, random, or typed twice on a terminal.
 pub(super) fn new_password(
     from: &super::arguments::NewPassword,

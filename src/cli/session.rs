@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::arguments::{Place, SessionVerb};
-use super::output::Output;
+use super::output::{Output, cut, printable};
 use super::user::{field as of, plain};
 use super::{Done, configuration, operate};
 use crate::admin::command::Command;
@@ -16,10 +16,20 @@ pub(super) fn run(verb: SessionVerb, place: &Place, output: &mut Output) -> Done
             if json {
                 return output.json(&Value::Array(sessions));
             }
-            let fields = ["sid", "username", "created", "renewed", "address", "user_agent"];
-            let rows: Vec<Vec<String>> =
-                sessions.iter().map(|session| fields.iter().map(|field| plain(of(session, field))).collect()).collect();
-            output.table(&["SID", "USERNAME", "CREATED", "RENEWED", "ADDRESS", "USER AGENT"], &rows)
+            // Everything is in the JSON; here is what fits a terminal, and the whole id, which `session revoke` wants.
+            let row = |session: &Value| {
+                let text = |field: &str| printable(&plain(of(session, field)));
+                let renewed: String = text("renewed").chars().take("2026-12-01T00:00".len()).collect();
+                vec![
+                    text("sid"),
+                    cut(&text("username"), 14),
+                    renewed.replace('T', " "),
+                    cut(&text("address"), 15),
+                    cut(&text("user_agent"), 16),
+                ]
+            };
+            let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
+            output.table(&["SID", "USERNAME", "RENEWED (UTC)", "ADDRESS", "USER AGENT"], &rows)
         }
         SessionVerb::Revoke { sid, user, all } => {
             let (command, said) = match (sid, user, all) {
