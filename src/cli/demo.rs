@@ -17,6 +17,7 @@ use super::arguments::{Demo, Place};
 use super::output::Output;
 use super::protect::Wanted;
 use super::{Done, Failure, protect};
+use crate::portal::language::Language;
 
 pub(super) fn run(arguments: &Demo, place: &Place, output: &mut Output) -> Done {
     if place.config.is_some() {
@@ -99,22 +100,61 @@ fn show(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
     }
     let name =
         |header: &str| request.headers().get(header).map(|value| escape(&String::from_utf8_lossy(value.as_bytes())));
-    let person = name("x-forwarded-preferred-username").unwrap_or_else(|| String::from("nobody"));
+    let language = Language::of(request.headers());
+    let words = match language {
+        Language::English => &ENGLISH,
+        Language::Korean => &KOREAN,
+    };
+    let person = name("x-forwarded-preferred-username").unwrap_or_else(|| words.nobody.to_owned());
+    let Words { hello, explanation, caption, account, sign_out, .. } = words;
     let page = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Doorward demo</title>\
-         <style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;\
-         padding:0 1rem}}table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.35rem .6rem;\
-         border-bottom:1px solid #8884;overflow-wrap:anywhere;vertical-align:top}}.identity{{background:#3a82}}</style>\
-         <h1>Hello, {person}</h1><p>This page is the application behind the login. It has no login of its own; this is \
-         what it was told with your request. The marked lines can be trusted: what a browser sends under these names \
-         never gets here.</p><table>{rows}</table>\
-         <p><a href=\"/account\">Your account</a> · <a href=\"/logout\">Sign out</a></p></html>"
+        "<!doctype html><html lang=\"{lang}\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>Doorward</title>\
+         <link rel=icon href=data:,><style>{STYLE}</style><main>\
+         <h1>{hello} {person}</h1><p>{explanation}</p><table><caption>{caption}</caption>{rows}</table>\
+         <p><a href=\"/account\">{account}</a> · <a href=\"/logout\">{sign_out}</a></p></main></html>",
+        lang = language.tag(),
     );
     let mut response = Response::new(Full::new(Bytes::from(page)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     Ok(response)
 }
+
+struct Words {
+    hello: &'static str,
+    nobody: &'static str,
+    explanation: &'static str,
+    caption: &'static str,
+    account: &'static str,
+    sign_out: &'static str,
+}
+
+static ENGLISH: Words = Words {
+    hello: "Hello,",
+    nobody: "nobody",
+    explanation: "This page is the application behind the login. It has no login of its own; this is what it was told with \
+                  your request. The marked lines can be trusted: what a browser sends under these names never gets here.",
+    caption: "Headers of this request",
+    account: "Your account",
+    sign_out: "Sign out",
+};
+
+static KOREAN: Words = Words {
+    hello: "안녕하세요,",
+    nobody: "로그인하지 않은 사용자",
+    explanation: "이 페이지는 로그인 뒤에 있는 애플리케이션입니다. 자체 로그인은 없으며, 아래는 요청과 함께 전달받은 \
+                  내용입니다. 표시된 줄은 믿을 수 있습니다. 브라우저가 같은 이름으로 보낸 값은 여기까지 오지 않습니다.",
+    caption: "이 요청의 헤더",
+    account: "내 계정",
+    sign_out: "로그아웃",
+};
+
+const STYLE: &str = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;margin:0;overflow-wrap:anywhere;background:#fff;color:#17202c}a{color:#0b5f8a}\
+    :lang(ko){word-break:keep-all}main{max-width:46rem;margin:0 auto;padding:1.5rem 1rem}\
+    table{border-collapse:collapse;width:100%;table-layout:fixed}caption{text-align:left;font-weight:600;padding:.5rem 0}\
+    th,td{text-align:left;padding:.35rem .5rem;border-bottom:1px solid #8884;overflow-wrap:anywhere;word-break:normal;\
+    vertical-align:top}th{width:38%}.identity{background:#e7f5ec}\
+    @media(prefers-color-scheme:dark){body{background:#10151c;color:#e8edf3}a{color:#7cc7f0}.identity{background:#17301f}}";
 
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, character| {

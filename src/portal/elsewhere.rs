@@ -16,7 +16,9 @@ pub(super) fn answer(central: &Central, endpoint: Endpoint, call: Call<'_>) -> O
     let reads = matches!(call.head.method, Method::GET | Method::HEAD);
     match endpoint {
         Endpoint::Login if reads => Some(replies::see_other(&login_url(central, call))),
-        Endpoint::Account | Endpoint::AccountPassword | Endpoint::AccountSessions if reads => {
+        Endpoint::Account | Endpoint::AccountPassword | Endpoint::AccountSessions | Endpoint::ChangePassword
+            if reads =>
+        {
             Some(replies::see_other(&central.page("account")))
         }
         // A password that came to the wrong door is not carried on to another one.
@@ -30,6 +32,7 @@ pub(super) fn answer(central: &Central, endpoint: Endpoint, call: Call<'_>) -> O
         Endpoint::Check
         | Endpoint::Logout
         | Endpoint::Jwks
+        | Endpoint::ChangePassword
         | Endpoint::Feed
         | Endpoint::GatewayRenew
         | Endpoint::GatewayLogout => None,

@@ -2,8 +2,10 @@
 //!
 //! What is wrong with a login (name, password, or account) shows in no byte of the answer.
 
-use http::header::{AUTHORIZATION, SET_COOKIE};
-use http::{HeaderMap, StatusCode};
+use std::net::IpAddr;
+
+use http::header::{AUTHORIZATION, ORIGIN, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -14,6 +16,8 @@ use super::{Call, Portal, RETRY_SOON, pages, retry_after};
 use crate::accounts::SignIn;
 use crate::auth::session::Issued;
 use crate::clock::rfc3339;
+use crate::config::SecureCookie;
+use crate::message::admit::{Host, Scheme};
 use crate::message::replies::{self, FormsLead, Reply};
 use crate::store::{Account, StoreError};
 
@@ -65,6 +69,11 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
     let (Some(username), Some(password)) = (username, password) else {
         return attempt.failed(StatusCode::BAD_REQUEST, "malformed_body", Message::FillIn);
     };
+    if let Some(why) = cookie_cannot_work(call, kind) {
+        portal.warn_of_cookie(call.host(), &why);
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return attempt.failed(status, "cookie_cannot_work", Message::CookieCannotWork);
+    }
     let login = &call.config().login;
     match portal.accounts.sign_in(login, username.expose(), password, call.visit.admitted.client).await {
         SignIn::Granted { account, log_head } => attempt.granted(portal, &account, log_head).await,
@@ -87,6 +96,42 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
             portal.metrics.login("unavailable");
             tracing::warn!(%error, "a login failed because the store did not answer");
             attempt.later("store_unavailable", Message::Unavailable)
+        }
+    }
+}
+
+/// Why no browser would keep or send our cookie at this address, where that is certain: the person would be asked to
+/// sign in again and again.
+fn cookie_cannot_work(call: Call<'_>, kind: Kind) -> Option<String> {
+    let cookie = &call.config().cookie;
+    let host = Host::parse(call.host())?;
+    let (host, domain) = (host.as_str(), cookie.domain.trim_start_matches('.'));
+    let is_covered = host == domain || host.strip_suffix(domain).is_some_and(|front| front.ends_with('.'));
+    // A program on the machine itself reads the cookie's line as it stands.
+    let is_local_program = kind == Kind::Json && host.parse::<IpAddr>().is_ok();
+    if !domain.is_empty() && !is_covered && !is_local_program {
+        return Some(format!("cookie.domain = {domain:?} does not cover the host {host:?}"));
+    }
+    let headers = &call.head.headers;
+    let origin = headers.get(ORIGIN).map(HeaderValue::as_bytes);
+    let is_plain = match origin {
+        Some(origin) => origin.starts_with(b"http://"),
+        // A browser names the origin of every form.
+        None => kind == Kind::Form,
+    };
+    // Over TLS that ends in front of us, and on the machine itself, browsers send `Sec-Fetch-*`.
+    let is_secure = call.visit.admitted.scheme == Scheme::Https || headers.contains_key("sec-fetch-site");
+    (cookie.secure == SecureCookie::Always && is_plain && !is_secure)
+        .then(|| format!("cookie.secure = true, and the host {host:?} was opened over plain http"))
+}
+
+impl Portal {
+    /// Says it once for each host, and for not too many.
+    fn warn_of_cookie(&self, host: &str, why: &str) {
+        const MAX_HOSTS: usize = 16;
+        let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if warned.len() < MAX_HOSTS && warned.insert(host.to_owned()) {
+            tracing::warn!(host, "nobody can sign in here: {why}, so that no browser would send the cookie back");
         }
     }
 }
@@ -149,7 +194,7 @@ impl Attempt<'_> {
 /// A session that has begun.
 pub(super) struct Started {
     pub(super) issued: Issued,
-    pub(super) cookie: http::HeaderValue,
+    pub(super) cookie: HeaderValue,
 }
 
 /// Why none has.
@@ -206,8 +251,6 @@ fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
     use crate::secret::Secret;
 

@@ -14,7 +14,8 @@ mod logout;
 mod pages;
 mod words;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,6 +82,8 @@ pub struct Portal {
     metrics: Metrics,
     feed: Arc<Feed>,
     store: Arc<dyn Store>,
+    /// Names of hosts at which no cookie can work and a warning has said so.
+    warned: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Portal {
@@ -93,7 +96,7 @@ impl Portal {
         feed: Arc<Feed>,
         store: Arc<dyn Store>,
     ) -> Self {
-        Self { accounts, sessions, metrics: telemetry.metrics, feed, store }
+        Self { accounts, sessions, metrics: telemetry.metrics, feed, store, warned: Arc::default() }
     }
 
     /// Answers [`Endpoint::Feed`]: a body without an end, or the refusal.
@@ -127,10 +130,13 @@ impl Portal {
                 replies::see_other(&call.own("/account"))
             }
             Endpoint::Jwks if reads => jwks(visit.ring),
+            Endpoint::ChangePassword if reads => replies::see_other(&call.own("/account")),
             Endpoint::GatewayRenew if posts => gateways::renew(self, call, body).await,
             Endpoint::GatewayLogout if posts => gateways::logout(self, call, body).await,
             Endpoint::Login | Endpoint::Logout => call.method_not_allowed("GET, HEAD, POST"),
-            Endpoint::Check | Endpoint::Account | Endpoint::Jwks => call.method_not_allowed("GET, HEAD"),
+            Endpoint::Check | Endpoint::Account | Endpoint::Jwks | Endpoint::ChangePassword => {
+                call.method_not_allowed("GET, HEAD")
+            }
             Endpoint::AccountPassword
             | Endpoint::AccountSessions
             | Endpoint::GatewayRenew

@@ -141,7 +141,8 @@ pub(super) fn account(place: Place<'_>, view: &AccountView<'_>) -> String {
         .collect();
     let problem = view.problem.map(|problem| {
         let text = problem.text(language);
-        if view.detail.is_empty() { text } else { format!("{text} {}", view.detail) }
+        let detail = words::password_detail(language, view.detail);
+        if detail.is_empty() { text } else { format!("{text} {detail}") }
     });
     render(
         "account.html",

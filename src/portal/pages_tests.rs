@@ -71,7 +71,15 @@ fn all_pages() -> Vec<(String, String)> {
         add("signed_out", signed_out(here, "/a?b"));
         add("form_without_login", form_without_login(language, "/_auth/login", "0199-abc"));
         add("account", account_page(language, Some(Message::PasswordChanged), None, ""));
-        add("account_problem", account_page(language, None, Some(Message::NewPasswordRefused), "It is too short."));
+        add(
+            "account_problem",
+            account_page(
+                language,
+                None,
+                Some(Message::NewPasswordRefused),
+                "the password is shorter than 8 characters",
+            ),
+        );
         add("cross_site", cross_site(language, "Origin null, Sec-Fetch-Site absent, this host http://app.test"));
         for status in [400, 403, 404, 429, 502, 503, 504] {
             let status = StatusCode::from_u16(status).unwrap();

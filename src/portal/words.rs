@@ -124,6 +124,7 @@ pub(super) enum Message {
     Unavailable,
     FillIn,
     CookieTooLarge,
+    CookieCannotWork,
     WrongCurrentPassword,
     RepeatDiffers,
     NewPasswordRefused,
@@ -153,6 +154,10 @@ impl Message {
                 "This account has too many groups for a browser to stay signed in. Please tell the administrator.",
                 "이 계정은 그룹이 너무 많아 로그인을 유지할 수 없습니다. 관리자에게 알려 주세요.",
             ),
+            Self::CookieCannotWork => (
+                "You can't sign in at this address: this site is set up for another one. Please tell the administrator.",
+                "이 주소에서는 로그인할 수 없습니다. 이 사이트는 다른 주소로 설정되어 있습니다. 관리자에게 알려 주세요.",
+            ),
             Self::WrongCurrentPassword => ("The current password is wrong.", "현재 비밀번호가 올바르지 않습니다."),
             Self::RepeatDiffers => ("The two new passwords are not the same.", "새 비밀번호가 서로 다릅니다."),
             Self::NewPasswordRefused => ("The new password can't be used.", "새 비밀번호를 사용할 수 없습니다."),
@@ -168,6 +173,22 @@ impl Message {
             Self::NoSuchSession => ("That session was over already.", "이미 끝난 세션입니다."),
         };
         choose(language, english, korean).to_owned()
+    }
+}
+
+/// What is wrong with a new password, as the rules for passwords say it, in the reader's language. Korean: empty where
+/// there is no sentence for it, for a page never mixes the two.
+pub(super) fn password_detail(language: Language, detail: &str) -> &str {
+    const KOREAN: [(&str, &str); 5] = [
+        ("is shorter than", "비밀번호가 너무 짧습니다."),
+        ("is longer than", "비밀번호가 너무 깁니다."),
+        ("NUL character", "비밀번호에 사용할 수 없는 문자가 있습니다."),
+        ("is the user name", "비밀번호가 사용자 이름과 같습니다."),
+        ("most common", "너무 흔한 비밀번호입니다. 다른 비밀번호를 선택해 주세요."),
+    ];
+    match language {
+        Language::English => detail,
+        Language::Korean => KOREAN.iter().find(|(sign, _)| detail.contains(sign)).map_or("", |(_, sentence)| *sentence),
     }
 }
 

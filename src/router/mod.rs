@@ -32,6 +32,8 @@ pub enum Endpoint {
     AccountSessions,
     /// `PREFIX/.well-known/jwks.json`
     Jwks,
+    /// `PREFIX/.well-known/change-password`, where password managers send a person: on to the account page.
+    ChangePassword,
     /// `GET PREFIX/gateways/revocations`: the feed
     Feed,
     /// `POST PREFIX/gateways/renew`
@@ -117,7 +119,7 @@ pub fn is_portal_page(prefix: &str, path: &str) -> bool {
 
 /// The portal's endpoints: path under the prefix, and who may come so far. The portal itself answers who is nobody where
 /// the access is optional.
-const PORTAL: [(&str, Endpoint, Access); 7] = [
+const PORTAL: [(&str, Endpoint, Access); 8] = [
     ("/login", Endpoint::Login, Access::Optional),
     ("/check", Endpoint::Check, Access::Optional),
     ("/logout", Endpoint::Logout, Access::Optional),
@@ -125,6 +127,7 @@ const PORTAL: [(&str, Endpoint, Access); 7] = [
     ("/account/password", Endpoint::AccountPassword, Access::Required),
     ("/account/sessions", Endpoint::AccountSessions, Access::Required),
     ("/.well-known/jwks.json", Endpoint::Jwks, Access::Public),
+    ("/.well-known/change-password", Endpoint::ChangePassword, Access::Public),
 ];
 
 impl Router {

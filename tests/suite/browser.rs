@@ -262,3 +262,70 @@ fn a_form_that_was_typed_while_the_login_ended_is_not_lost() {
     ));
     visit(&visits);
 }
+
+#[test]
+fn every_page_fits_a_telephone_and_axe_finds_nothing() {
+    let upstream = Upstream::start(|_, wire: &mut dyn Wire| reply(wire, 200, PAGE, b"<p>hello"));
+    let gateway = Builder::guarding(&upstream)
+        .set("login.help", "\"Ask the operators: ops@example.com\"")
+        .upstream("gone", &["http://127.0.0.1:9"])
+        .route("path = \"/closed\"\ngroups = [\"ops\"]\nupstream = \"app\"")
+        .route("path = \"/gone\"\nupstream = \"gone\"")
+        .start();
+    let url = format!("http://{}", gateway.address);
+    let (_demo, demo) = demo();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut visits = Vec::new();
+    for (locale, scheme) in [("en-US", "light"), ("ko-KR", "dark")] {
+        let looked_at = |name: &str| {
+            let file = folder.join(format!("telephone-{locale}-{scheme}-{name}.png"));
+            [json!(["sound"]), json!(["shoot", file.to_str().unwrap()])]
+        };
+        let list = [
+            &[json!(["goto", format!("{url}/report")])][..],
+            &looked_at("login"),
+            &[json!(["login", "kim", "a wrong password"])],
+            &looked_at("wrong-password"),
+            &[log_in(), json!(["goto", format!("{url}/account")])],
+            &looked_at("account"),
+            &[json!(["goto", format!("{url}/closed")])],
+            &looked_at("403"),
+            &[json!(["click", "a.button"]), json!(["url", format!("{url}/logout?rd=%2Fclosed")])],
+            &looked_at("logout"),
+            &[json!(["goto", format!("{url}/gone")])],
+            &looked_at("502"),
+            &[json!(["goto", format!("{url}/logout")]), json!(["click", "button"])],
+            &looked_at("signed-out"),
+            &[json!(["goto", demo.url.clone()]), json!(["login", "admin", demo.password.clone()])],
+            &looked_at("demo"),
+        ]
+        .concat();
+        let viewport = json!({"width": 390, "height": 800});
+        visits.push(json!({
+            "label": format!("{locale} {scheme}"), "steps": list,
+            "options": {"locale": locale, "colorScheme": scheme, "viewport": viewport, "bypassCSP": true},
+        }));
+    }
+    visit(&visits);
+}
+
+struct Demo {
+    url: String,
+    password: String,
+}
+
+/// `doorward demo`, and what it said about itself.
+fn demo() -> (Peer, Demo) {
+    let port = free_port();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.keep().join("demo.log");
+    let mut command = Command::new(crate::support::gateway::PROGRAM);
+    command.args(["demo", "--listen", &format!("127.0.0.1:{port}")]);
+    let peer = Peer::start(command, port, &log);
+    let password = crate::support::wait::until_some("the demo's password", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.lines().find_map(|line| Some(line.trim().strip_prefix("Password")?.split_whitespace().next()?.to_owned()))
+    });
+    (peer, Demo { url: format!("http://127.0.0.1:{port}/"), password })
+}

@@ -195,6 +195,86 @@ fn a_login_sent_from_another_site_is_refused() {
 }
 
 #[test]
+fn where_no_cookie_can_work_a_page_and_one_warning_say_so_and_none_is_set() {
+    let upstream = Upstream::plain();
+    let form = [("username", "kim"), ("password", PASSWORD), ("rd", "/")];
+    let gateway = Builder::guarding(&upstream).set("cookie.domain", "\"example.com\"").start();
+    for host in ["app.other.org", "example.com.evil.test", "notexample.com", "127.0.0.1", "com"] {
+        for _ in 0..2 {
+            let answer = gateway.send(&Request::post("/login").field("Host", host).form(&form)).expect(500);
+            assert!(answer.token().is_none() && answer.text().contains("set up for another one"), "{host}");
+        }
+        let json = Request::post("/login").field("Host", host).json(&json!({"username": "kim", "password": PASSWORD}));
+        let answer = gateway.send(&json);
+        if host == "127.0.0.1" {
+            assert_eq!(answer.status, 200, "a program by the address");
+        } else {
+            assert_eq!(answer.expect(500).json()["code"], "cookie_cannot_work", "{host}");
+        }
+        let told = format!("cookie.domain = \\\"example.com\\\" does not cover the host \\\"{host}\\\"");
+        assert_eq!(gateway.logs().matches(&told).count(), 1, "{host}: {}", gateway.logs());
+    }
+    for host in ["example.com", "app.example.com", "a.b.EXAMPLE.com:8443"] {
+        let answer = gateway.send(&Request::post("/login").field("Host", host).form(&form)).expect(303);
+        assert!(answer.token().is_some(), "{host}");
+    }
+
+    let gateway = Builder::guarding(&upstream).set("cookie.secure", "true").start();
+    let from = |fields: &[(&str, &str)]| {
+        let mut request = Request::post("/login").field("Host", "app.test").form(&form);
+        for (name, value) in fields {
+            request = request.field(name, value);
+        }
+        gateway.send(&request).status
+    };
+    assert_eq!(from(&[("Origin", "http://app.test")]), 500);
+    assert_eq!(from(&[]), 500);
+    // TLS ends in front of us, or the browser is on this machine.
+    assert_eq!(from(&[("Origin", "https://app.test")]), 303);
+    assert_eq!(from(&[("Origin", "http://app.test"), ("Sec-Fetch-Site", "same-origin")]), 303);
+    assert_eq!(gateway.logs().matches("nobody can sign in here").count(), 1);
+}
+
+#[test]
+fn a_password_manager_finds_the_page_where_a_password_is_changed() {
+    let upstream = Upstream::plain();
+    let gateway = Gateway::guarding(&upstream);
+    let answer = gateway.get("/.well-known/change-password").expect(303);
+    assert_eq!(answer.field("location").as_deref(), Some("/account"));
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn a_korean_page_says_in_korean_what_is_wrong_with_a_password() {
+    let upstream = Upstream::plain();
+    let gateway = Gateway::guarding(&upstream);
+    let token = gateway.login("kim");
+    let long = "long ".repeat(300);
+    for (new, korean) in [("short", "짧습니다"), (long.as_str(), "깁니다"), ("password123", "흔한")] {
+        let form = [("current", PASSWORD), ("new", new), ("repeat", new)];
+        let request = Request::post("/account/password").form(&form).cookie(&token).field("Accept-Language", "ko");
+        let text = gateway.send(&request).expect(422).text();
+        let problem = text.split("role=\"alert\"").nth(1).unwrap().split('<').next().unwrap();
+        let problem = problem.split('>').nth(1).unwrap();
+        assert!(problem.contains(korean) && !problem.contains(|sign: char| sign.is_ascii_alphabetic()), "{problem}");
+    }
+}
+
+#[test]
+fn a_long_address_is_come_back_to() {
+    let upstream = Upstream::plain();
+    let gateway = Gateway::guarding(&upstream);
+    for length in [5_000, 15_000] {
+        let target = format!("/find?q={}", "a".repeat(length));
+        let login = gateway.send(&Request::get(&target).navigation()).expect(303).field("location").unwrap();
+        assert!(gateway.send(&Request::get(&login).navigation()).expect(200).text().contains("<form method=\"post\">"));
+        let form = [("username", "kim"), ("password", PASSWORD)];
+        let answer = gateway.send(&Request::post(&login).form(&form)).expect(303);
+        assert!(answer.field("location").as_deref() == Some(&*target), "{length}");
+    }
+}
+
+#[test]
 fn too_many_wrong_passwords_are_throttled_by_name_in_every_spelling_and_touch_nobody_else() {
     let upstream = Upstream::plain();
     let gateway = Builder::guarding(&upstream).user("lee", &[]).set("login.max_attempts", "3").start();
