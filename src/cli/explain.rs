@@ -92,6 +92,16 @@ impl Report<'_> {
         self.config.routes.iter().find(|route| route.name == *name)
     }
 
+    /// Whom the route is for, where this person is none of them: groups and users.
+    fn would_pass(&self) -> Option<(&[String], &[String])> {
+        if self.outcome.decision == Expectation::Allow {
+            return None;
+        }
+        let route = self.route()?;
+        let is_listed = !(route.groups.is_empty() && route.users.is_empty());
+        is_listed.then_some((route.groups.as_slice(), route.users.as_slice()))
+    }
+
     /// The headers that Doorward would set for the backend.
     fn headers(&self) -> Option<HeaderMap> {
         if self.outcome.decision != Expectation::Allow {
@@ -143,6 +153,7 @@ impl Report<'_> {
             "reason": self.outcome.reason,
             "answer": self.answer(),
             "headers": headers,
+            "would_pass": self.would_pass().map(|(groups, users)| json!({ "groups": groups, "users": users })),
         });
         if let (Ok(explanation), Value::Object(report)) = (&self.explanation, &mut report) {
             let routes: Vec<Value> =
@@ -175,6 +186,13 @@ impl Report<'_> {
         line("route", self.outcome.route.as_deref().unwrap_or("none"))?;
         line("decision", &format!("{} ({})", word(self.outcome.decision), self.outcome.reason))?;
         line("answer", self.answer())?;
+        if let Some((groups, users)) = self.would_pass() {
+            let of = |what: &str, names: &[String]| {
+                if names.is_empty() { None } else { Some(format!("{what} {}", names.join(", "))) }
+            };
+            let all: Vec<String> = [of("groups", groups), of("users", users)].into_iter().flatten().collect();
+            line("would pass", &all.join("; "))?;
+        }
         for (name, value) in self.headers().iter().flatten() {
             line("header", &format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))?;
         }

@@ -174,3 +174,17 @@ fn account_commands_find_the_folder_that_protect_makes() {
     assert!(folder.path().join("own/store").exists());
     run(&["user", "list", "--data", folder.path().join("none").to_str().unwrap()]).expect(2);
 }
+
+#[test]
+fn an_explained_denial_names_who_would_pass() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream)
+        .route("path = \"/admin\"\nupstream = \"app\"\ngroups = [\"admins\", \"ops\"]\nusers = [\"ann\"]")
+        .prepare();
+    let told = gateway.command(&["explain", "GET", "http://a.test/admin", "--as", "kim"]).expect(0).stdout;
+    assert!(told.contains("would pass groups admins, ops; users ann"), "{told}");
+    let told = gateway.command(&["explain", "GET", "http://a.test/admin", "--json"]).expect(0).json();
+    assert_eq!(told["would_pass"], serde_json::json!({"groups": ["admins", "ops"], "users": ["ann"]}));
+    let told = gateway.command(&["explain", "GET", "http://a.test/", "--as", "kim"]).expect(0).stdout;
+    assert!(!told.contains("would pass"), "{told}");
+}
