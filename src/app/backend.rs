@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::config::UpstreamUrl;
-use crate::upstream::connect::{connect, tls};
+use crate::upstream::connect::connect;
+use crate::upstream::tls::tls;
 
 /// How long a backend may take to answer before it counts as one that has the page.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -36,7 +37,7 @@ pub fn has_pages(url: &UpstreamUrl, paths: &[&str]) -> io::Result<bool> {
 /// The status of a `GET`. `None`: what came is no HTTP, or nothing came.
 async fn status(url: &UpstreamUrl, path: &str) -> io::Result<Option<u16>> {
     let connector = match url {
-        UpstreamUrl::Https { .. } => Some(tls(None)?),
+        UpstreamUrl::Https { .. } => Some(tls(None, None)?),
         UpstreamUrl::Http { .. } | UpstreamUrl::Unix(_) => None,
     };
     let mut stream = connect(url, connector.as_ref(), LIMIT).await?;

@@ -11,13 +11,13 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection};
 use hyper_util::rt::TokioIo;
-use tokio_rustls::TlsConnector;
 
 use super::Status;
 use crate::auth::centre::{Answered, Asked, Centre, CentreFuture, Unanswered};
 use crate::config::{Central, CentralUrl, UpstreamUrl};
 use crate::secret::Secret;
 use crate::upstream::connect::{self, Stream};
+use crate::upstream::tls::{Tls, tls};
 
 /// How long a connection may take, its TLS handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub type Shown = Box<dyn Fn() -> Option<Secret<String>> + Send + Sync>;
 /// Speaks to the centre.
 pub struct Client {
     central: Central,
-    tls: Option<TlsConnector>,
+    tls: Option<Tls>,
     shown: Shown,
     status: Arc<Status>,
 }
@@ -74,7 +74,7 @@ impl Client {
     pub fn new(central: Central, shown: Shown, status: Arc<Status>) -> io::Result<Arc<Self>> {
         let wants_tls =
             [&central.jwks, &central.revocations].iter().any(|url| matches!(url.server, UpstreamUrl::Https { .. }));
-        let tls = wants_tls.then(|| connect::tls(central.ca_file.as_deref())).transpose()?;
+        let tls = wants_tls.then(|| tls(central.ca_file.as_deref(), None)).transpose()?;
         Ok(Arc::new(Self { central, tls, shown, status }))
     }
 

@@ -278,6 +278,8 @@ pub struct Upstream {
     /// `None`: passive health checks only.
     pub health_path: Option<String>,
     pub ca_file: Option<PathBuf>,
+    /// Named in the TLS handshake, and to be proved by the certificate, in place of the URL's host.
+    pub server_name: Option<String>,
     pub reuse: Reuse,
     /// This backend gets the access token too, because it verifies it itself.
     pub forward_token: bool,

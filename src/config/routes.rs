@@ -55,6 +55,7 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
             response_timeout: span(&one, "response_timeout", "60s", "10ms", "1d"),
             health_path,
             ca_file: ca_file(reading, &one),
+            server_name: server_name(&one),
             reuse: one.choice(
                 "reuse",
                 &[("without_body", Reuse::WithoutBody), ("always", Reuse::Always), ("never", Reuse::Never)],
@@ -78,6 +79,14 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
         section.problem(&text.place, "host", "must be \"preserve\", \"upstream\" or a host such as \"app.internal\"");
     }
     UpstreamHost::Fixed(text.text.clone())
+}
+
+fn server_name(section: &Section<'_>) -> Option<String> {
+    let text = section.text("server_name").filter(|text| !text.text.is_empty())?;
+    if rustls_pki_types::ServerName::try_from(text.text.as_str()).is_err() {
+        section.problem(&text.place, "server_name", "must be a host name without a port, such as \"app.internal\"");
+    }
+    Some(text.text)
 }
 
 pub(super) fn ca_file(reading: &Reading<'_>, section: &Section<'_>) -> Option<std::path::PathBuf> {

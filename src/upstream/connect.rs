@@ -1,20 +1,16 @@
 //! Opening a connection to one URL: TCP, unix socket, TLS.
 
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::tls::Tls;
 use crate::config::UpstreamUrl;
 use crate::tcp::Tcp;
 
@@ -35,7 +31,7 @@ impl Stream {
 }
 
 /// Opens a connection within `limit`, the TLS handshake included.
-pub async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Duration) -> io::Result<Stream> {
+pub async fn connect(url: &UpstreamUrl, tls: Option<&Tls>, limit: Duration) -> io::Result<Stream> {
     let wire = tokio::time::timeout(limit, open(url, tls)).await.unwrap_or_else(|_| {
         let told = format!("it took no connection within {limit:?} (connect_timeout)");
         Err(io::Error::new(io::ErrorKind::TimedOut, told))
@@ -43,15 +39,18 @@ pub async fn connect(url: &UpstreamUrl, tls: Option<&TlsConnector>, limit: Durat
     Ok(Stream(wire))
 }
 
-async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Wire> {
+async fn open(url: &UpstreamUrl, tls: Option<&Tls>) -> io::Result<Wire> {
     match url {
         UpstreamUrl::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix),
         UpstreamUrl::Http { host, port } => tcp(host, *port).await.map(Wire::Tcp),
         UpstreamUrl::Https { host, port } => {
             // Never without TLS, whatever went wrong with it.
             let tls = tls.ok_or_else(|| io::Error::other("TLS is not set up for this upstream"))?;
-            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-            let stream = tls.connect(name, tcp(host, *port).await?).await?;
+            let name = match &tls.server_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.clone()).map_err(io::Error::other)?,
+            };
+            let stream = tls.connector.connect(name, tcp(host, *port).await?).await?;
             Ok(Wire::Tls(Box::new(stream)))
         }
     }
@@ -59,34 +58,6 @@ async fn open(url: &UpstreamUrl, tls: Option<&TlsConnector>) -> io::Result<Wire>
 
 async fn tcp(host: &str, port: u16) -> io::Result<Tcp> {
     Tcp::new(TcpStream::connect((host, port)).await?)
-}
-
-/// TLS towards one upstream: its own certificate authorities, or the system's.
-pub fn tls(ca_file: Option<&Path>) -> io::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = ca_file {
-        let told = |error: &dyn std::fmt::Display| io::Error::other(format!("ca_file {}: {error}", path.display()));
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| told(&error))? {
-            let certificate = certificate.map_err(|error| told(&error))?;
-            roots.add(certificate).map_err(|error| told(&error))?;
-        }
-    } else {
-        let found = rustls_native_certs::load_native_certs();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            return Err(io::Error::other(
-                "the system has no certificate authorities; install ca-certificates or set ca_file",
-            ));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl AsyncRead for Stream {

@@ -14,9 +14,9 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsConnector;
 
 use super::connect;
+use super::tls::{Tls, tls};
 use crate::clock::Clock;
 use crate::config::{self, UpstreamUrl};
 use crate::telemetry::metrics::Metrics;
@@ -37,8 +37,8 @@ pub struct Health {
     origin: Instant,
     upstreams: BTreeMap<String, Vec<Arc<UrlState>>>,
     config: BTreeMap<String, config::Upstream>,
-    /// By `ca_file`: reading certificates takes longer than a request, so it is done once for all workers.
-    tls: Mutex<BTreeMap<Option<PathBuf>, TlsConnector>>,
+    /// By `ca_file` and `server_name`: reading certificates takes longer than a request, so it is done once for all workers.
+    tls: Mutex<BTreeMap<(Option<PathBuf>, Option<String>), Tls>>,
 }
 
 /// One URL as all workers see it.
@@ -129,17 +129,18 @@ impl Health {
     }
 
     /// TLS where one of the upstream's URLs needs it.
-    pub(super) fn tls(&self, upstream: &config::Upstream) -> io::Result<Option<TlsConnector>> {
+    pub(super) fn tls(&self, upstream: &config::Upstream) -> io::Result<Option<Tls>> {
         if !upstream.urls.iter().any(|url| matches!(url, UpstreamUrl::Https { .. })) {
             return Ok(None);
         }
         let mut made = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tls) = made.get(&upstream.ca_file) {
+        let key = (upstream.ca_file.clone(), upstream.server_name.clone());
+        if let Some(tls) = made.get(&key) {
             return Ok(Some(tls.clone()));
         }
-        let tls = connect::tls(upstream.ca_file.as_deref())?;
-        made.insert(upstream.ca_file.clone(), tls.clone());
-        Ok(Some(tls))
+        let new = tls(upstream.ca_file.as_deref(), upstream.server_name.as_deref())?;
+        made.insert(key, new.clone());
+        Ok(Some(new))
     }
 
     pub(super) fn urls(&self, upstream: &str) -> &[Arc<UrlState>] {
@@ -240,7 +241,7 @@ struct Prober {
     state: Arc<UrlState>,
     path: String,
     connect_timeout: Duration,
-    tls: Option<TlsConnector>,
+    tls: Option<Tls>,
 }
 
 impl Prober {

@@ -12,6 +12,7 @@ mod reuse;
 #[cfg(test)]
 mod tests;
 mod ties;
+pub mod tls;
 mod trailers;
 mod tunnel;
 mod upload;
@@ -29,7 +30,6 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use self::body::Home;
 pub use self::body::UpstreamBody;
@@ -40,6 +40,7 @@ use self::http1::{Buffers, Connection, Message, Silence, request, response};
 use self::pool::Pool;
 pub use self::ties::Ties;
 use self::ties::{Knot, Owner};
+use self::tls::Tls;
 pub use self::tunnel::Tunnel;
 use self::upload::{ClientFault, Upload, upload};
 use crate::clock::Clock;
@@ -167,7 +168,7 @@ struct One {
     name: String,
     config: config::Upstream,
     urls: Vec<Url>,
-    tls: Option<TlsConnector>,
+    tls: Option<Tls>,
     /// Where the search for the least busy URL begins, so that equals take turns.
     turn: Cell<usize>,
 }

@@ -38,6 +38,7 @@ fn config(urls: Vec<UpstreamUrl>) -> config::Upstream {
         response_timeout: Duration::from_secs(30),
         health_path: None,
         ca_file: None,
+        server_name: None,
         reuse: Reuse::WithoutBody,
         forward_token: false,
         basic: false,
@@ -571,16 +572,30 @@ fn https_is_trusted_by_its_authority_and_name_alone() {
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         self_signed(folder.path(), "right", "localhost");
         self_signed(folder.path(), "other", "other.test");
-        for (served, trusted, status) in
-            [("right", "right", "200"), ("right", "other", "502"), ("other", "other", "502")]
-        {
+        issued(folder.path(), "leaf", "authority", "app.internal");
+        for (served, trusted, name, status) in [
+            ("right", "right", None, "200"),
+            ("right", "other", None, "502"),
+            // The backend's own certificate is pinned, whatever it is called.
+            ("other", "other", None, "200"),
+            ("leaf", "leaf", None, "200"),
+            ("leaf", "leaf", Some("whatever.test"), "200"),
+            // One that an authority issued is for its name alone.
+            ("leaf", "authority", None, "502"),
+            ("leaf", "authority", Some("app.internal"), "200"),
+            ("leaf", "authority", Some("other.test"), "502"),
+            ("right", "authority", None, "502"),
+            ("right", "leaf", None, "502"),
+        ] {
             let port = tls_backend(&file(&format!("{served}.crt")), &file(&format!("{served}.key"))).await;
             let urls = vec![UpstreamUrl::Https { host: String::from("localhost"), port }];
             let ca_file = Some(file(&format!("{trusted}.crt")).into());
-            let gateway = Gateway::start(config::Upstream { ca_file, ..config(urls) }, Duration::from_secs(30)).await;
-            for _ in 0..3 {
+            let server_name = name.map(str::to_owned);
+            let one = config::Upstream { ca_file, server_name, ..config(urls) };
+            let gateway = Gateway::start(one, Duration::from_secs(30)).await;
+            for _ in 0..2 {
                 let answer = gateway.ask(GET).await;
-                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{served} {trusted}: {answer}");
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{served} {trusted} {name:?}: {answer}");
             }
         }
         // A backend that speaks no TLS is not spoken to without it.
@@ -614,6 +629,115 @@ fn self_signed(folder: &std::path::Path, name: &str, host: &str) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
+/// `NAME.crt` and `NAME.key` for a host, issued by `AUTHORITY.crt`, which is made as well.
+fn issued(folder: &std::path::Path, name: &str, authority: &str, host: &str) {
+    let file = |name: String| folder.join(name).to_str().unwrap().to_owned();
+    let run = |arguments: &[&str]| {
+        let made =
+            std::process::Command::new("openssl").args(arguments).output().expect("the openssl command is needed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    std::fs::write(folder.join("extensions"), format!("subjectAltName = DNS:{host}\n")).unwrap();
+    let (ca, ca_key) = (file(format!("{authority}.crt")), file(format!("{authority}.key")));
+    let (key, request) = (file(format!("{name}.key")), file(format!("{name}.csr")));
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let made =
+        [&["req", "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", &ca_key, "-out", &ca], &new_key[..]];
+    run(&made.concat());
+    run(&[&["req", "-subj", "/CN=leaf", "-keyout", &key, "-out", &request], &new_key[..]].concat());
+    let extensions = file(String::from("extensions"));
+    let signed = file(format!("{name}.crt"));
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        &extensions,
+        "-out",
+        &signed,
+    ]);
+}
+
+#[test]
+fn a_pinned_certificate_is_taken_after_its_time_and_no_other_is() {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    let folder = tempfile::tempdir().unwrap();
+    self_signed(folder.path(), "own", "own.test");
+    issued(folder.path(), "leaf", "authority", "own.test");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certificate = |name: &str| CertificateDer::from_pem_file(folder.path().join(format!("{name}.crt"))).unwrap();
+    let name = ServerName::try_from("own.test").unwrap();
+    let later = UnixTime::since_unix_epoch(Duration::from_secs(4_000_000_000));
+    for (trusted, shown, now, taken) in [
+        ("own", "own", later, true),
+        ("leaf", "leaf", later, true),
+        ("authority", "leaf", UnixTime::now(), true),
+        ("authority", "leaf", later, false),
+        ("own", "leaf", later, false),
+    ] {
+        let verifier = tls::verifier(Some(&folder.path().join(format!("{trusted}.crt"))), &provider).unwrap();
+        let outcome = verifier.verify_server_cert(&certificate(shown), &[], &name, &[], now);
+        assert_eq!(outcome.is_ok(), taken, "{trusted} {shown}: {outcome:?}");
+    }
+}
+
+#[test]
+fn who_shows_a_pinned_certificate_without_its_key_is_nobody() {
+    on_a_worker(async {
+        use rustls::pki_types::pem::PemObject as _;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        #[derive(Debug)]
+        struct Impostor(Arc<rustls::sign::CertifiedKey>);
+        impl rustls::server::ResolvesServerCert for Impostor {
+            fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+                Some(Arc::clone(&self.0))
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        self_signed(folder.path(), "own", "localhost");
+        self_signed(folder.path(), "thief", "localhost");
+        let file = |name: &str| folder.path().join(name);
+        for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
+            for (key, status) in [("own.key", "200"), ("thief.key", "502")] {
+                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                let key = PrivateKeyDer::from_pem_file(file(key)).unwrap();
+                let key = provider.key_provider.load_private_key(key).unwrap();
+                let shown = vec![CertificateDer::from_pem_file(file("own.crt")).unwrap()];
+                let shown = Arc::new(rustls::sign::CertifiedKey::new(shown, key));
+                let server = rustls::ServerConfig::builder_with_provider(provider)
+                    .with_protocol_versions(versions)
+                    .unwrap()
+                    .with_no_client_auth()
+                    .with_cert_resolver(Arc::new(Impostor(shown)));
+                let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+                let listener = TcpListener::bind("localhost:0").await.unwrap();
+                let port = listener.local_addr().unwrap().port();
+                tokio::task::spawn_local(async move {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    let Ok(mut stream) = acceptor.accept(socket).await else { return };
+                    let mut piece = [0; 4096];
+                    while let Ok(1..) = stream.read(&mut piece).await {
+                        let _ = stream.write_all(OK.as_bytes()).await;
+                    }
+                });
+                let urls = vec![UpstreamUrl::Https { host: String::from("localhost"), port }];
+                let one = config::Upstream { ca_file: Some(file("own.crt")), ..config(urls) };
+                let answer = Gateway::start(one, Duration::from_secs(30)).await.ask(GET).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+            }
+        }
+    });
+}
+
 fn acceptor(certificate: &str, key: &str) -> tokio_rustls::TlsAcceptor {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -642,7 +766,7 @@ async fn tls_backend(certificate: &str, key: &str) -> u16 {
             let Ok(mut stream) = acceptor.accept(socket).await else { continue };
             tokio::task::spawn_local(async move {
                 assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-                assert_eq!(stream.get_ref().1.server_name(), Some("localhost"));
+                assert!(stream.get_ref().1.server_name().is_some());
                 let mut piece = [0; 4096];
                 while let Ok(1..) = stream.read(&mut piece).await {
                     let _ = stream.write_all(OK.as_bytes()).await;
