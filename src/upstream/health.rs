@@ -38,8 +38,11 @@ pub struct Health {
     upstreams: BTreeMap<String, Vec<Arc<UrlState>>>,
     config: BTreeMap<String, config::Upstream>,
     /// By `ca_file` and `server_name`: reading certificates takes longer than a request, so it is done once for all workers.
-    tls: Mutex<BTreeMap<(Option<PathBuf>, Option<String>), Tls>>,
+    tls: Mutex<BTreeMap<TlsKey, Tls>>,
 }
+
+/// `ca_file` and `server_name`.
+type TlsKey = (Option<PathBuf>, Option<String>);
 
 /// One URL as all workers see it.
 pub(super) struct UrlState {
