@@ -25,6 +25,37 @@ const MAX_PROBLEMS: usize = 1000;
 /// Larger numbers are not exact in every JSON reader (RFC 8259 section 6).
 const MAX_VERSION: u64 = (1 << 53) - 1;
 
+/// Which hashes an import takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accept {
+    /// Those that are kept as they are.
+    #[default]
+    Strong,
+    /// Also those of older systems, which the next login makes anew.
+    Weak,
+}
+
+/// The text of an import file, as UTF-8, or as UTF-16 with a byte order mark. The error names the line.
+pub fn decode(bytes: &[u8]) -> Result<String, String> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (pairs, rest) = bytes.as_chunks::<2>();
+        let units = pairs.iter().map(|pair| unit(*pair));
+        let text: Result<String, _> = char::decode_utf16(units).collect();
+        text.ok()
+            .filter(|_| rest.is_empty())
+            .ok_or_else(|| String::from("the file begins as UTF-16 and is not; save it as UTF-8"))
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        bytes => std::str::from_utf8(bytes).map(String::from).map_err(|error| {
+            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.split(|byte| *byte == b'\n').count();
+            format!("line {line}: is not UTF-8; save the file as UTF-8")
+        }),
+    }
+}
+
 /// One account of an import file, checked.
 #[derive(Clone, Debug)]
 pub struct Imported {
@@ -45,9 +76,15 @@ pub struct Imported {
 
 /// Reads an Apache password file: `name:hash` lines, `#` comments and blank lines. What follows a second colon is a
 /// comment, as in nginx. The errors are all problems of the file, each with its line.
+#[cfg(any(test, fuzzing))]
 pub fn htpasswd(text: &str) -> Result<Vec<Imported>, Vec<String>> {
+    htpasswd_accepting(text, Accept::Strong)
+}
+
+/// The same with the hashes that `accept` says.
+pub fn htpasswd_accepting(text: &str, accept: Accept) -> Result<Vec<Imported>, Vec<String>> {
     let text = bounded(text)?;
-    let mut reading = Reading::default();
+    let mut reading = Reading { accept, ..Reading::default() };
     for (index, line) in text.split('\n').enumerate() {
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with('#') {
@@ -74,8 +111,17 @@ pub fn htpasswd(text: &str) -> Result<Vec<Imported>, Vec<String>> {
 /// Reads what [`to_json`] writes: an array of objects. `username` and `password_hash` must be there; without an `_id`
 /// the account gets a new one; `created` and `changed` are passed over. The errors are all problems of the file, each
 /// with its entry, counted from 1.
+///
+/// Also one object a line, as `mongoexport` writes them: `_id` may be `{"$oid": …}`, the hash may stand in
+/// `hashedPassword`, and Mongoose's times are passed over.
+#[cfg(any(test, fuzzing))]
 pub fn json(text: &str) -> Result<Vec<Imported>, Vec<String>> {
-    let mut reading = Reading::default();
+    json_accepting(text, Accept::Strong)
+}
+
+/// The same with the hashes that `accept` says.
+pub fn json_accepting(text: &str, accept: Accept) -> Result<Vec<Imported>, Vec<String>> {
+    let mut reading = Reading { accept, ..Reading::default() };
     json::read(bounded(text)?, &mut reading);
     reading.finish()
 }
@@ -83,8 +129,14 @@ pub fn json(text: &str) -> Result<Vec<Imported>, Vec<String>> {
 /// Reads Authelia's file of users (YAML): `users:`, a map of names to `password`, `displayname`, `email`, `groups` and
 /// `disabled`. Attributes of Authelia's that have no place here, such as `phone_number`, are passed over. The errors
 /// are all problems of the file, each with its line.
+#[cfg(any(test, fuzzing))]
 pub fn authelia(text: &str) -> Result<Vec<Imported>, Vec<String>> {
-    let mut reading = Reading::default();
+    authelia_accepting(text, Accept::Strong)
+}
+
+/// The same with the hashes that `accept` says.
+pub fn authelia_accepting(text: &str, accept: Accept) -> Result<Vec<Imported>, Vec<String>> {
+    let mut reading = Reading { accept, ..Reading::default() };
     authelia::read(bounded(text)?, &mut reading);
     reading.finish()
 }
@@ -170,6 +222,7 @@ struct Reading {
     ids: HashMap<AccountId, Place>,
     problems: Vec<String>,
     untold: usize,
+    accept: Accept,
 }
 
 impl Reading {
@@ -212,7 +265,8 @@ impl Reading {
                 None
             }
         });
-        wrong.extend(hash_problem(password_hash.expose()));
+        let password_hash = Secret::new(unwrapped(password_hash.expose()));
+        wrong.extend(hash_problem(password_hash.expose(), self.accept));
         let mut checked = |field: Result<String, String>| field.map_err(|what| wrong.push(what)).unwrap_or_default();
         let (email, display_name) = (checked(profile::email(&email)), checked(profile::display_name(&display_name)));
         let groups = profile::groups(groups).map_err(|what| wrong.push(what)).unwrap_or_default();
@@ -248,17 +302,39 @@ impl Reading {
     }
 }
 
-fn hash_problem(hash: &str) -> Option<String> {
+/// A hash without what its place has put around it: Spring's `{bcrypt}` and OpenLDAP's `{CRYPT}` name the scheme that the
+/// hash itself names, and a compose file writes each `$` twice.
+fn unwrapped(hash: &str) -> String {
+    let bare = ["{bcrypt}", "{argon2}", "{CRYPT}", "{crypt}"].iter().find_map(|prefix| hash.strip_prefix(prefix));
+    let bare = bare.filter(|bare| bare.starts_with('$')).unwrap_or(hash);
+    if bare.starts_with("$$") { bare.replace("$$", "$") } else { bare.to_owned() }
+}
+
+fn hash_problem(hash: &str, accept: Accept) -> Option<String> {
     const WAY_OUT: &str = "make a new hash with `htpasswd -B`, or leave the account out and add it with \
                            `doorward user add`";
     if hash.is_empty() {
         return Some(String::from("there is no password hash"));
     }
-    let kind = match password::validate(hash) {
+    let is_weak = ["$apr1$", "$1$", "$5$", "$6$", "{SHA}"].iter().any(|kind| hash.starts_with(kind));
+    let valid = match accept {
+        Accept::Strong => password::validate(hash),
+        Accept::Weak => password::validate_weak(hash),
+    };
+    let kind = match valid {
         Ok(()) => return None,
         Err(error @ HashTextError::Cost) => return Some(format!("the password hash {error}; {WAY_OUT}")),
-        Err(HashTextError::Kind) => foreign_kind(hash),
+        Err(HashTextError::Kind) if is_weak && accept == Accept::Weak => {
+            return Some(format!("the password hash is damaged or cut; {WAY_OUT}"));
+        }
+        Err(HashTextError::Kind | HashTextError::Weak) => foreign_kind(hash),
     };
+    if let Some(kind) = kind.filter(|_| is_weak) {
+        return Some(format!(
+            "the password is kept as {kind}, which is quick to guess; `--accept-weak` takes it until the person's next \
+             login, which makes it anew, or {WAY_OUT}"
+        ));
+    }
     Some(match kind {
         Some(kind) => format!("the password is kept as {kind}, which is not accepted; {WAY_OUT}"),
         None if ["$2a$", "$2b$", "$2y$", "$argon2id$", "$bcrypt-sha256$"].iter().any(|kind| hash.starts_with(kind)) => {

@@ -16,6 +16,7 @@ mod sign_in;
 #[cfg(test)]
 mod tests;
 pub mod throttle;
+mod weak;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,6 +19,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::weak::{self, Unreadable, Weak};
 use crate::clock::Clock;
 
 /// The longest password, in bytes.
@@ -31,11 +32,16 @@ const MIN_COST: u32 = 4;
 /// Why a hash text is not accepted. Never shows the hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashTextError {
+    /// One of an older system, which is quick to guess.
+    #[error("is of an older, weak kind ($apr1$, $1$, $5$, $6$ or {{SHA}})")]
+    Weak,
     /// Another scheme, or a damaged text.
     #[error("is no bcrypt ($2a$, $2b$, $2y$), $bcrypt-sha256$ or $argon2id$ hash")]
     Kind,
     /// The cost, memory or time is outside what one login may take.
-    #[error("has a cost outside what is allowed (bcrypt 4 to 16; argon2id up to 256 MiB, t 16, p 16)")]
+    #[error(
+        "has a cost outside what is allowed (bcrypt 4 to 16; argon2id up to 256 MiB, t 16, p 16; SHA crypt up to 1,000,000 rounds)"
+    )]
     Cost,
 }
 
@@ -56,6 +62,7 @@ enum Stored {
         salt: Vec<u8>,
         digest: Vec<u8>,
     },
+    Weak(Weak),
 }
 
 /// What came of a check.
@@ -71,8 +78,16 @@ pub struct Checked {
     pub took: Duration,
 }
 
-/// Whether a hash text can be stored.
+/// Whether a hash text can be stored. [`HashTextError::Weak`] where [`validate_weak`] takes it.
 pub fn validate(hash: &str) -> Result<(), HashTextError> {
+    match parse(hash)? {
+        Stored::Weak(_) => Err(HashTextError::Weak),
+        Stored::Bcrypt { .. } | Stored::BcryptSha256 { .. } | Stored::Argon2id { .. } => Ok(()),
+    }
+}
+
+/// Whether a hash text can be stored where weak ones are accepted: a login makes them anew.
+pub fn validate_weak(hash: &str) -> Result<(), HashTextError> {
     parse(hash).map(|_| ())
 }
 
@@ -102,7 +117,7 @@ pub fn needs_rehash(hash: &str, password: &str, cost: u32) -> bool {
     match parse(hash) {
         Ok(Stored::Bcrypt { cost: stored, .. }) => long || stored != cost || !hash.starts_with("$2b$"),
         Ok(Stored::BcryptSha256 { cost: stored, key, .. }) => !long || stored != cost || key.is_none(),
-        Ok(Stored::Argon2id { .. }) | Err(_) => true,
+        Ok(Stored::Argon2id { .. } | Stored::Weak(_)) | Err(_) => true,
     }
 }
 
@@ -135,6 +150,10 @@ pub fn check(clock: &Clock, stored: Option<&str>, enabled: bool, password: &str,
                 )
             });
             (done.is_ok() && bool::from(computed.ct_eq(&digest)), Some(took))
+        }
+        Some(Stored::Weak(weak)) => {
+            let (matched, took) = timed(clock, || weak.verify(tried));
+            (matched, Some(took))
         }
         None => (false, None),
     };
@@ -221,6 +240,12 @@ fn keyed(key: &str, password: &str) -> Option<String> {
 }
 
 fn parse(hash: &str) -> Result<Stored, HashTextError> {
+    if let Some(weak) = weak::parse(hash) {
+        return weak.map(Stored::Weak).map_err(|problem| match problem {
+            Unreadable::Form => HashTextError::Kind,
+            Unreadable::Rounds => HashTextError::Cost,
+        });
+    }
     if let Some(rest) = hash.strip_prefix("$bcrypt-sha256$") {
         let mut parts = rest.split('$');
         let (Some(head), Some(salt), Some(digest), None) = (parts.next(), parts.next(), parts.next(), parts.next())
@@ -355,6 +380,9 @@ mod tests {
             (Some(long_hash.as_str()), true, "wrong"),
             (Some(low.as_str()), true, long.as_str()),
             (Some(low.as_str()), true, "right\0"),
+            // A clock that stands still: the weak hash took no time, so all rounds are missing.
+            (Some("$1$12345678$Wp8.nKZ8GFpaXWyEsuEYh0"), true, "wrong"),
+            (Some("{SHA}I7dElEdfX4dJgLdnbVEeI9iG2mQ="), true, "wrong"),
         ] {
             assert_eq!(check(&clock(), stored, enabled, password, 6).rounds, 1 << 6, "{stored:?}");
         }

@@ -230,6 +230,14 @@ async fn an_outdated_hash_is_made_anew_at_the_next_login() {
     for (name, password, hash) in [
         ("five", PASSWORD, password::hash(PASSWORD, 5).unwrap()),
         ("long", long.as_str(), bcrypt::hash(&long, 4).unwrap()),
+        ("apache", PASSWORD, String::from("$apr1$abcdefgh$YYG8ccoBt6Cpi6dSXDp1u0")),
+        (
+            "shadow",
+            PASSWORD,
+            String::from(
+                "$6$saltstring$e5PJil2/DYcevOo/hXpjrWrFaIIZK9L4IaSxCjPmXg6.sY/ymr1x1jA/nCMfafpgP01zEvrKXezv3qcDbi4Mm/",
+            ),
+        ),
         (
             "argon",
             "pässword",

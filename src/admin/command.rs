@@ -42,6 +42,8 @@ pub enum Command {
     UserImport {
         format: ImportFormat,
         text: Password,
+        #[serde(default)]
+        accept_weak: bool,
     },
     UserExport,
     SessionList {

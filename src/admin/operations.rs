@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::command::{Command, ImportFormat, Outcome};
+use crate::accounts::import::Accept;
 use crate::accounts::{AccountError, Accounts, NewAccount, import};
 use crate::auth::keys::{self, KeyRing};
 use crate::auth::revocation::Revocations;
@@ -112,11 +113,12 @@ impl Operations {
                 accounts.remove(token, &username).await?;
                 return Ok(Outcome::Done);
             }
-            Command::UserImport { format, text } => {
+            Command::UserImport { format, text, accept_weak } => {
+                let accept = if accept_weak { Accept::Weak } else { Accept::Strong };
                 let read = match format {
-                    ImportFormat::Htpasswd => import::htpasswd(text.0.expose()),
-                    ImportFormat::Json => import::json(text.0.expose()),
-                    ImportFormat::Authelia => import::authelia(text.0.expose()),
+                    ImportFormat::Htpasswd => import::htpasswd_accepting(text.0.expose(), accept),
+                    ImportFormat::Json => import::json_accepting(text.0.expose(), accept),
+                    ImportFormat::Authelia => import::authelia_accepting(text.0.expose(), accept),
                 };
                 let imported = read.map_err(|problems| AccountError::Invalid(problems.join("\n")))?;
                 let count = accounts.import(imported).await?;

@@ -180,6 +180,9 @@ pub(super) enum UserVerb {
         file: PathBuf,
         #[arg(long)]
         format: ImportFormat,
+        /// Also take $apr1$, $1$, $5$, $6$ and {SHA} hashes; each is made anew at the person's next login
+        #[arg(long)]
+        accept_weak: bool,
     },
     /// Write all accounts with their hashes as JSON, for `import --format json`
     Export,

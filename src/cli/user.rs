@@ -68,7 +68,7 @@ pub(super) fn run(verb: UserVerb, place: &Place, output: &mut Output) -> Done {
             operate::operate(config, Command::UserRemove { username: name })?;
             output.line(&super::output::printable(&said))
         }
-        UserVerb::Import { file, format } => import(config, &file, format, output),
+        UserVerb::Import { file, format, accept_weak } => import(config, &file, (format, accept_weak), output),
         UserVerb::Export => {
             let text = operate::text(operate::operate(config, Command::UserExport)?);
             output.line(text.trim_end())
@@ -76,11 +76,18 @@ pub(super) fn run(verb: UserVerb, place: &Place, output: &mut Output) -> Done {
     }
 }
 
-fn import(config: crate::config::Config, file: &Path, format: ImportFormat, output: &mut Output) -> Done {
-    let text =
-        std::fs::read_to_string(file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+fn import(
+    config: crate::config::Config,
+    file: &Path,
+    (format, accept_weak): (ImportFormat, bool),
+    output: &mut Output,
+) -> Done {
+    let failed = |error: String| Failure::failed(format!("{}: {error}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+    let text = crate::accounts::import::decode(&bytes).map_err(failed)?;
     let spinner = operate::spinner(format!("importing {}", file.display()));
-    let outcome = operate::operate(config, Command::UserImport { format, text: Password(Secret::new(text)) });
+    let outcome =
+        operate::operate(config, Command::UserImport { format, text: Password(Secret::new(text)), accept_weak });
     spinner.finish_and_clear();
     let count = operate::text(outcome?);
     output.line(&format!("imported {count} accounts"))

@@ -14,6 +14,9 @@ use super::{Candidate, Place, Reading, shown};
 use crate::secret::Secret;
 
 pub(super) fn read(text: &str, reading: &mut Reading) {
+    if text.trim_start().starts_with('{') {
+        return lines(text, reading);
+    }
     let mut source = serde_json::Deserializer::from_str(text);
     match Entries(reading).deserialize(&mut source).and_then(|()| source.end()) {
         Ok(()) => {}
@@ -22,6 +25,26 @@ pub(super) fn read(text: &str, reading: &mut Reading) {
             reading.note("the file must hold an array of accounts: [{\"username\": …, \"password_hash\": …}, …]");
         }
         Err(error) => reading.note(format_args!("the file is no JSON: {error}")),
+    }
+}
+
+/// One object a line, as `mongoexport` writes them.
+fn lines(text: &str, reading: &mut Reading) {
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = Place::Line(index + 1);
+        match serde_json::from_str(line) {
+            Ok(Entry::Object(fields)) => match candidate(fields) {
+                Ok(candidate) => reading.account(place, candidate),
+                Err(problems) => problems.iter().for_each(|problem| reading.problem(place, problem)),
+            },
+            Ok(Entry::Other(_)) => reading.problem(place, "is no object"),
+            Err(_) => {
+                reading.problem(
+                    place,
+                    "is no JSON object; the file must hold one array of accounts, or one object a line",
+                );
+            }
+        }
     }
 }
 
@@ -100,6 +123,14 @@ fn candidate(Fields(fields): Fields) -> Result<Candidate, Vec<String>> {
     let mut problems = Vec::new();
     let mut seen = [false; KNOWN.len()];
     for (key, value) in fields {
+        // Mongoose's names for the same.
+        let key = match key.as_str() {
+            "hashedPassword" => String::from("password_hash"),
+            "createdAt" => String::from("created"),
+            "updatedAt" => String::from("changed"),
+            _ => key,
+        };
+        let value = plain(value);
         let Some((known, seen)) = KNOWN.iter().zip(&mut seen).find(|(known, _)| **known == key) else {
             problems.push(format!("there is no field {}", shown(&key)));
             continue;
@@ -116,6 +147,19 @@ fn candidate(Fields(fields): Fields) -> Result<Candidate, Vec<String>> {
         }
     }
     if problems.is_empty() { Ok(candidate) } else { Err(problems) }
+}
+
+/// What MongoDB's extended JSON says in an object of one field.
+fn plain(value: Value) -> Value {
+    let Value::Object(object) = &value else { return value };
+    let mut fields = object.iter();
+    match (fields.next(), fields.next()) {
+        (Some((key, id @ Value::String(_))), None) if key == "$oid" => id.clone(),
+        (Some((key, Value::String(number))), None) if matches!(key.as_str(), "$numberInt" | "$numberLong") => {
+            number.parse::<u64>().map_or(Value::Null, Value::from)
+        }
+        _ => value,
+    }
 }
 
 /// The error says what the value must be. `null` stands for a field that is not there, where it may be missing.

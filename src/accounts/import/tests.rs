@@ -44,14 +44,14 @@ fn every_problem_of_an_htpasswd_file_is_told() {
     line 4: the user name has a control character, white space or an invisible character in it
     line 5: ("kim") the user name is already taken by line 1; capital letters make no difference
     line 6: ("a") there is no password hash
-    line 7: ("b") the password is kept as Apache's MD5 ($apr1$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
-    line 8: ("c") the password is kept as unsalted SHA-1 ({SHA}), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 7: ("b") the password is kept as Apache's MD5 ($apr1$), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 8: ("c") the password is kept as unsalted SHA-1 ({SHA}), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 9: ("d") the password is kept as crypt(3) or plain text, which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
-    line 10: ("e") the password is kept as SHA-256 crypt ($5$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
-    line 11: ("f") the password is kept as SHA-512 crypt ($6$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 10: ("e") the password is kept as SHA-256 crypt ($5$), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 11: ("f") the password is kept as SHA-512 crypt ($6$), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 12: ("g") the password is kept as plain text or in a scheme unknown here, which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 13: ("h") the password hash is damaged or cut; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
-    line 14: ("i") the password hash has a cost outside what is allowed (bcrypt 4 to 16; argon2id up to 256 MiB, t 16, p 16); make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 14: ("i") the password hash has a cost outside what is allowed (bcrypt 4 to 16; argon2id up to 256 MiB, t 16, p 16; SHA crypt up to 1,000,000 rounds); make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 15: ("j") the password is kept as Argon2i ($argon2i$; only Argon2id is), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 16: ("k") the password is neither a bcrypt nor an Argon2id hash; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     "#);
@@ -181,7 +181,7 @@ fn every_problem_of_a_json_file_is_told() {
     entry 6: ("c") `__v` is larger than 9007199254740991
     entry 7: ("d") the group "gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg"… is longer than 64 characters
     entry 8: `groups` must be an array of texts
-    entry 9: ("f") the password is kept as SHA-512 crypt ($6$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    entry 9: ("f") the password is kept as SHA-512 crypt ($6$), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     entry 10: the user name is empty
     "#);
 }
@@ -201,7 +201,7 @@ fn what_is_no_json_array_is_told_without_a_value() {
     insta::assert_snapshot!(told.join("\n"), @r#"
     the file is no JSON: EOF while parsing a value at line 1 column 0
     the file must hold an array of accounts: [{"username": …, "password_hash": …}, …]
-    the file must hold an array of accounts: [{"username": …, "password_hash": …}, …]
+    line 1: `password_hash` is missing
     the file is no JSON: key must be a string at line 2 column 4
     the file is no JSON: trailing characters at line 1 column 4
     the file is no JSON: recursion limit exceeded at line 1 column 128
@@ -299,7 +299,7 @@ users: {{}}
     );
     insta::assert_snapshot!(problems(authelia(&text)), @r#"
     line 1: there is no key "theme" beside `users`
-    line 3: ("a") the password is kept as SHA-512 crypt ($6$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
+    line 3: ("a") the password is kept as SHA-512 crypt ($6$), which is quick to guess; `--accept-weak` takes it until the person's next login, which makes it anew, or make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 5: ("b") the password is kept as PBKDF2 ($pbkdf2…), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 7: ("c") the password is kept as scrypt ($scrypt$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
     line 9: ("d") the password is kept as plain text ($plaintext$), which is not accepted; make a new hash with `htpasswd -B`, or leave the account out and add it with `doorward user add`
@@ -468,4 +468,65 @@ proptest! {
             prop_assert_eq!(after.version, version);
         }
     }
+}
+
+#[test]
+fn what_old_systems_kept_is_taken_where_it_is_asked_for() {
+    let hashes = [
+        "$apr1$abcdefgh$rRdIxwY5XRHT4TMtBPZn.0",
+        "$1$12345678$Wp8.nKZ8GFpaXWyEsuEYh0",
+        "{SHA}I7dElEdfX4dJgLdnbVEeI9iG2mQ=",
+        "$5$saltstring$cRBhKSfYzTy7ht1J5qVPFV0KZImJ0U5L5Ezw0UdIOW4",
+        "{CRYPT}$5$saltstring$cRBhKSfYzTy7ht1J5qVPFV0KZImJ0U5L5Ezw0UdIOW4",
+        "$$1$$12345678$$Wp8.nKZ8GFpaXWyEsuEYh0",
+    ];
+    for hash in hashes {
+        let line = format!("kim:{hash}\r\n");
+        let told = problems(htpasswd(&line));
+        assert!(told.starts_with("line 1: ") && told.contains("--accept-weak"), "{told}");
+        assert_eq!(names(&htpasswd_accepting(&line, Accept::Weak).unwrap()), ["kim"], "{hash}");
+        let cut = problems(htpasswd_accepting(&format!("kim:{}", &hash[..hash.len() - 1]), Accept::Weak));
+        assert!(cut.contains("damaged or cut"), "{cut}");
+    }
+    // What is not even weak is not taken, and its way out is named.
+    let told = problems(htpasswd_accepting("kim:{SSHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g0\nlee:hunter2", Accept::Weak));
+    assert_eq!(told.lines().filter(|line| line.contains("doorward user add")).count(), 2, "{told}");
+}
+
+#[test]
+fn hashes_are_taken_out_of_what_is_around_them() {
+    let escaped = BCRYPT.replace('$', "$$");
+    for hash in [format!("{{bcrypt}}{BCRYPT}"), format!("{{CRYPT}}{BCRYPT}"), escaped] {
+        let imported = htpasswd(&format!("kim:{hash}")).unwrap();
+        assert_eq!(imported[0].password_hash.expose(), BCRYPT, "{hash}");
+    }
+}
+
+#[test]
+fn what_mongoexport_writes_is_read() {
+    let line = |name: &str| {
+        format!(
+            r#"{{"_id":{{"$oid":"65f1c0ffee65f1c0ffee0001"}},"username":"{name}","hashedPassword":"{BCRYPT}","__v":{{"$numberInt":"3"}},"createdAt":{{"$date":"2026-01-01T00:00:00Z"}}}}"#
+        )
+    };
+    let imported = json(&format!("{}\r\n\r\n", line("kim"))).unwrap();
+    assert_eq!(imported[0].id.as_ref().unwrap().as_str(), "65f1c0ffee65f1c0ffee0001");
+    assert_eq!((imported[0].version, imported[0].password_hash.expose().as_str()), (3, BCRYPT));
+    assert_eq!(names(&json(&format!("[{}]", line("lee"))).unwrap()), ["lee"]);
+    let told = problems(json(&format!("{}\n{{\n[]\n", line("kim"))));
+    assert_eq!(told.lines().map(|line| &line[..7]).collect::<Vec<_>>(), ["line 2:", "line 3:"], "{told}");
+}
+
+#[test]
+fn files_of_windows_are_decoded() {
+    let text = "kim:x\r\nlee:사람\r\n";
+    let wide = |unit: fn(u16) -> [u8; 2], mark: [u8; 2]| {
+        mark.into_iter().chain(text.encode_utf16().flat_map(unit)).collect::<Vec<u8>>()
+    };
+    for bytes in [wide(u16::to_le_bytes, [0xff, 0xfe]), wide(u16::to_be_bytes, [0xfe, 0xff]), text.as_bytes().to_vec()]
+    {
+        assert_eq!(decode(&bytes).unwrap(), text);
+    }
+    assert!(decode(b"\xff\xfea").unwrap_err().contains("UTF-16"));
+    assert_eq!(decode(b"a\nb\xe9\n").unwrap_err(), "line 2: is not UTF-8; save the file as UTF-8");
 }
