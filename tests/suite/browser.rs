@@ -113,7 +113,8 @@ fn a_login_and_a_websocket_pass_through_nginx_however_it_is_written() {
         // nginx takes headers from one level only.
         let location = format!("location / {{ proxy_pass http://{}; {upgrade} {lines} }}", gateway.address);
         servers.push((port, location));
-        for host in ["localhost", "app.test"] {
+        // A name that browsers trust by itself and one that they do not, in turn.
+        for host in [["localhost", "app.test"][servers.len() % 2]] {
             let url = format!("https://{host}:{port}");
             visits.push(steps(
                 &format!("{what} at {host}"),
