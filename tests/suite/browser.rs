@@ -114,22 +114,21 @@ fn a_login_and_a_websocket_pass_through_nginx_however_it_is_written() {
         let location = format!("location / {{ proxy_pass http://{}; {upgrade} {lines} }}", gateway.address);
         servers.push((port, location));
         // A name that browsers trust by itself and one that they do not, in turn.
-        for host in [["localhost", "app.test"][servers.len() % 2]] {
-            let url = format!("https://{host}:{port}");
-            visits.push(steps(
-                &format!("{what} at {host}"),
-                &[
-                    json!(["goto", format!("{url}/report?year=2026")]),
-                    log_in(),
-                    json!(["url", format!("{url}/report?year=2026")]),
-                    json!(["text", "hello from the backend"]),
-                    json!(["socket", "/socket", socket_opens]),
-                    json!(["goto", format!("{url}/account")]),
-                    json!(["click", "form[action$='/logout'] button"]),
-                    json!(["text", "You are signed out"]),
-                ],
-            ));
-        }
+        let host = ["localhost", "app.test"][servers.len() % 2];
+        let url = format!("https://{host}:{port}");
+        visits.push(steps(
+            &format!("{what} at {host}"),
+            &[
+                json!(["goto", format!("{url}/report?year=2026")]),
+                log_in(),
+                json!(["url", format!("{url}/report?year=2026")]),
+                json!(["text", "hello from the backend"]),
+                json!(["socket", "/socket", socket_opens]),
+                json!(["goto", format!("{url}/account")]),
+                json!(["click", "form[action$='/logout'] button"]),
+                json!(["text", "You are signed out"]),
+            ],
+        ));
     }
     let _fronts = fronts(folder.path(), &servers);
     visit(&visits);
