@@ -34,3 +34,4 @@ mod store;
 mod tcp;
 mod telemetry;
 mod upstream;
+mod vocabulary;

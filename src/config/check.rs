@@ -529,7 +529,11 @@ fn portal(section: Section<'_>) -> String {
     let prefix = match section.text("prefix") {
         Some(prefix) if !prefix.text.is_empty() => match prefix.text.parse::<PathPrefix>() {
             Ok(path) if path.0 == "/" => String::new(),
-            Ok(path) => path.0,
+            Ok(path) if path.0.bytes().all(|byte| byte.is_ascii_graphic()) => path.0,
+            Ok(_) => {
+                section.problem(&prefix.place, "prefix", "must be ASCII without blanks, for example \"/_auth\"");
+                String::new()
+            }
             Err(error) => {
                 section.problem(&prefix.place, "prefix", error.to_string());
                 String::new()

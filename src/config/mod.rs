@@ -7,6 +7,7 @@ mod check;
 mod database;
 pub mod diff;
 mod identity;
+mod inside;
 mod locate;
 mod protect;
 mod reader;

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use http::Method;
 
 use super::check::{Reading, span};
-use super::reader::{Section, Text};
+use super::reader::{Place, Section, Text};
 use super::units::{PathPrefix, canonical_username};
 use super::urls::{self, HttpUrl};
 use super::{
     Access, Expectation, HostPattern, Listen, PolicyTest, Reuse, Route, Server, Upstream, UpstreamHost, UpstreamUrl,
+    inside,
 };
+use crate::vocabulary::{letters, method};
 
 pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &Server) -> BTreeMap<String, Upstream> {
     let mut upstreams = BTreeMap::new();
@@ -143,6 +145,7 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
         );
     }
     let mut routes: Vec<(Route, usize)> = Vec::new();
+    let mut places = Vec::new();
     for section in sections {
         let line = section.report().line(&section.place);
         let place = section.place.clone();
@@ -197,17 +200,27 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &BTreeMap<String, Upstream>,
                 );
             }
         }
-        let endpoints = ["/login", "/check", "/logout", "/account", "/.well-known/jwks.json"];
-        if endpoints.iter().any(|endpoint| route.path == format!("{portal_prefix}{endpoint}")) {
-            report.warning(
-                &place,
-                "route.path",
-                format!("{} is the portal's own endpoint and comes first; set portal.prefix to move it", route.path),
-            );
-        }
+        warn_of_endpoints(root, &place, &route.path, portal_prefix);
         routes.push((route, line));
+        places.push(place);
+    }
+    for (index, warning) in inside::warnings(&routes, upstreams) {
+        if let Some(place) = places.get(index) {
+            root.report().warning(place, "route", warning);
+        }
     }
     routes.into_iter().map(|(route, _)| route).collect()
+}
+
+fn warn_of_endpoints(root: &Section<'_>, place: &Place, path: &str, portal_prefix: &str) {
+    let endpoints = ["/login", "/check", "/logout", "/account", "/.well-known/jwks.json"];
+    if endpoints.iter().any(|endpoint| path == format!("{portal_prefix}{endpoint}")) {
+        root.report().warning(
+            place,
+            "route.path",
+            format!("{path} is the portal's own endpoint and comes first; set portal.prefix to move it"),
+        );
+    }
 }
 
 /// As logs, metrics and `explain` call it.
@@ -233,11 +246,11 @@ fn clash(one: &Route, other: &Route) -> Option<&'static str> {
         }
         _ => false,
     };
-    if one.host != other.host || !one.path.eq_ignore_ascii_case(&other.path) {
+    if one.host != other.host || folded(&one.path) != folded(&other.path) {
         None
     } else if one.path != other.path {
         // Whatever the methods: the readings of such a path would lead to two routes.
-        Some("has the same path in other letter case")
+        Some("has the same path in other letter case or another Unicode form")
     } else if one.exact == other.exact && overlap {
         Some("means the same requests")
     } else {
@@ -250,49 +263,36 @@ fn covers(methods: &[Method], method: &Method) -> bool {
     methods.contains(method) || (*method == Method::HEAD && methods.contains(&Method::GET))
 }
 
-/// RFC 9110 section 9, PATCH (RFC 5789), QUERY, and those of WebDAV and CalDAV. Another one is a slip of the hand.
-const METHODS: [&str; 25] = [
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "QUERY",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "COPY",
-    "MOVE",
-    "LOCK",
-    "UNLOCK",
-    "REPORT",
-    "SEARCH",
-    "MKCALENDAR",
-    "ACL",
-    "BIND",
-    "UNBIND",
-    "REBIND",
-    "LINK",
-    "UNLINK",
-    "PURGE",
-];
+fn folded(path: &str) -> std::borrow::Cow<'_, [u8]> {
+    letters::fold(path.as_bytes(), usize::MAX)
+}
 
+/// Any token but what is never served; in capitals, since methods are routed without regard to case.
 fn methods(section: &Section<'_>) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for text in section.texts("methods") {
-        let is_method = METHODS.contains(&text.text.as_str());
-        match text.text.parse::<Method>() {
-            Ok(Method::CONNECT | Method::TRACE) => {
-                section.problem(&text.place, "methods", format!("{} is never served", text.text));
+        let typed = &text.text;
+        match typed.to_ascii_uppercase().parse::<Method>() {
+            Ok(method) if !method::is_served(&method) => {
+                section.problem(&text.place, "methods", format!("{typed} is never served"));
             }
-            Ok(method) if is_method && !methods.contains(&method) => methods.push(method),
-            Ok(_) if is_method => section.problem(&text.place, "methods", format!("{} is named twice", text.text)),
-            _ => section.problem(
+            Ok(method) if methods.contains(&method) => {
+                section.problem(&text.place, "methods", format!("{typed} is named twice"));
+            }
+            Ok(method) => {
+                if let Some(meant) = method::is_slip_for(&method) {
+                    section.report().warning(
+                        &text.place,
+                        &section.full("methods"),
+                        format!("{typed} is not a registered method; if {meant} is meant, write that"),
+                    );
+                }
+                methods.push(method);
+            }
+            Err(_) => section.problem(
                 &text.place,
                 "methods",
-                format!("{:?} is no known method; write it in capitals, for example \"POST\"", text.text),
+                format!("{typed:?} is not a method; write a token, for example \"POST\""),
             ),
         }
     }
@@ -303,6 +303,10 @@ fn strip_prefix(section: &Section<'_>, path: &str) -> String {
     let Some(text) = section.text("strip_prefix").filter(|text| !text.text.is_empty()) else { return String::new() };
     match text.text.parse::<PathPrefix>() {
         Ok(prefix) if prefix.0 == "/" => String::new(),
+        Ok(prefix) if !prefix.0.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            section.problem(&text.place, "strip_prefix", "must be ASCII without blanks: it is taken off as it is sent");
+            String::new()
+        }
         Ok(prefix) if path == prefix.0 || path.strip_prefix(&prefix.0).is_some_and(|rest| rest.starts_with('/')) => {
             prefix.0
         }

@@ -256,7 +256,7 @@ upstream = "nowhere"
 path = "/a/../b"
 access = "public"
 groups = ["staff"]
-methods = ["get"]
+methods = ["ge t"]
 upstream = "app"
 [[route]]
 path = "/c"
@@ -318,11 +318,11 @@ fn every_mistake_is_named_with_its_line() {
     config.toml:39:20: upstream.app.urls: is one of server.listen: Doorward would forward to itself
     config.toml:40:1: upstream.empty.urls: is missing; write for example urls = ["http://127.0.0.1:9000"]
     config.toml:43:1: route.acces: is not known; did you mean "access"?
-    config.toml:45:1: route: has the same path in other letter case as the route of line 41; remove or change one
+    config.toml:45:1: route: has the same path in other letter case or another Unicode form as the route of line 41; remove or change one
     config.toml:47:12: route.upstream: there is no [upstream.nowhere]; known: app, empty
-    config.toml:49:8: route.path: "/a/../b" holds an empty segment or one that ends with a dot
+    config.toml:49:8: route.path: "/a/../b" holds an empty segment or one that ends with a dot or a blank
     config.toml:51:11: route.access: must be "required" where groups or users are listed
-    config.toml:52:12: route.methods: "get" is no known method; write it in capitals, for example "POST"
+    config.toml:52:12: route.methods: "ge t" is not a method; write a token, for example "POST"
     config.toml:54:1: route.upstream: is missing; only a route with access = "deny" needs none
     config.toml:56:16: route.strip_prefix: /d is no beginning of the route's path /c
     config.toml:58:11: test.request: must be a method and a URL, for example "GET https://app.example.com/admin"
@@ -518,7 +518,7 @@ fn single_mistakes() {
         "host = \"bücher.example\"",
         "host = \"a.*.example\"",
         "methods = [\"GET\", \"GET\"]",
-        "methods = [\"GTE\"]",
+        "methods = [\"GE T\"]",
         "methods = [\"GET\"]\n[[route]]\nmethods = [\"HEAD\"]\nupstream = \"app\"",
         "users = [\"\"]",
         "users = [\"a\\u200Bb\"]",
@@ -598,6 +598,58 @@ fn what_is_unwise_but_allowed_is_a_warning() {
     assert_eq!(shadowed.warnings.len(), 1);
     let moved = format!("[portal]\nprefix = \"/_auth\"\n{SMALLEST}[[route]]\npath = \"/login\"\nupstream = \"app\"\n");
     assert_eq!(good(&moved).warnings, Vec::<String>::new());
+}
+
+/// What a backend knows other names for can't be guessed: the operator is told where that would open something.
+#[test]
+fn a_guarded_route_inside_a_laxer_one_of_the_same_backend_is_a_warning() {
+    let two = "[upstream.other]\nurls = ['http://127.0.0.1:9001']\n[upstream.same]\nurls = ['http://127.0.0.1:9000']\n";
+    let open = "[[route]]\npath = '/'\naccess = 'public'\nupstream = 'app'\n";
+    for (routes, expected) in [
+        ("[[route]]\npath = '/admin'\nupstream = 'app'", Some("inside")),
+        ("[[route]]\npath = '/admin'\nupstream = 'same'", Some("inside")),
+        ("[[route]]\npath = '/admin'\nhost = 'a.example'\nupstream = 'app'", Some("inside")),
+        ("[[route]]\npath = '/admin'\naccess = 'deny'", Some("inside")),
+        ("[[route]]\npath = '/x/admin'\nstrip_prefix = '/x'\nupstream = 'app'", Some("inside")),
+        ("[[route]]\npath = '/admin'\nupstream = 'other'", None),
+        ("[[route]]\npath = '/admin'\naccess = 'optional'\nupstream = 'app'", None),
+        ("[[route]]\npath = '/'\nmethods = ['POST']\nupstream = 'app'", None),
+    ] {
+        let config = good(&format!("[upstream.app]\nurls = ['http://127.0.0.1:9000']\n{two}{open}{routes}\n"));
+        assert_eq!(config.warnings.len(), usize::from(expected.is_some()), "{routes}: {:?}", config.warnings);
+        for warning in &config.warnings {
+            assert!(warning.contains(":11:1: route: ") && warning.contains("line 7"), "{warning}");
+            assert!(warning.contains(expected.unwrap()) && warning.contains("everybody"), "{warning}");
+        }
+    }
+    let routes = "[[route]]\npath = '/pub'\nstrip_prefix = '/pub'\naccess = 'public'\nupstream = 'app'\n\
+                  [[route]]\npath = '/admin'\nupstream = 'app'\n";
+    let config = good(&format!("[upstream.app]\nurls = ['http://127.0.0.1:9000']\n{routes}"));
+    assert!(config.warnings[0].contains("as /pub/admin"), "{:?}", config.warnings);
+    let lists = "[[route]]\npath = '/'\nupstream = 'app'\n[[route]]\npath = '/admin'\ngroups = ['a']\nupstream = 'app'\n\
+                 [[route]]\npath = '/admin/x'\ngroups = ['a', 'b']\nupstream = 'app'\n";
+    let config = good(&format!("[upstream.app]\nurls = ['http://127.0.0.1:9000']\n{lists}"));
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("more people"), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_slip_in_a_method_is_a_warning_and_any_token_is_a_method() {
+    let config = good(
+        "[upstream.app]\nurls = ['http://127.0.0.1:9000']\n[[route]]\nmethods = ['GTE', 'LIST', 'm-search']\nupstream = 'app'\n",
+    );
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains(":4:12: route.methods: GTE is not a registered method; if GET is meant"));
+    let methods: Vec<&str> = config.routes[0].methods.iter().map(http::Method::as_str).collect();
+    assert_eq!(methods, ["GTE", "LIST", "M-SEARCH"]);
+    for lines in [
+        "methods = [\"get\", \"GET\"]",
+        "methods = [\"trace\"]",
+        "path = \"/a b\"\nstrip_prefix = \"/a b\"",
+        "path = \"/caf\u{e9}\"\n[[route]]\npath = \"/cafe\u{301}\"\nupstream = \"app\"",
+    ] {
+        assert!(read(&format!("{SMALLEST}{lines}\n")).is_err(), "{lines}");
+    }
 }
 
 proptest! {

@@ -10,6 +10,7 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::urls::{self, HttpUrl};
 use super::{HostPattern, Listen, TemplatePart, UpstreamUrl, sense};
+use crate::vocabulary::letters;
 
 /// Why a text is not what it should be; a sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -225,7 +226,7 @@ impl FromStr for HostPattern {
     }
 }
 
-/// A path of a route: absolute, plain text, whole segments.
+/// A path of a route: absolute, as a person reads it (any UTF-8 text, nothing encoded), whole segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPrefix(pub String);
 
@@ -238,18 +239,20 @@ impl FromStr for PathPrefix {
             return say("must begin with \"/\"");
         }
         if let Some(sign) =
-            text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*' | ' ') || sign.is_control())
+            text.chars().find(|sign| matches!(sign, '?' | '#' | ';' | '\\' | '%' | '*') || sign.is_control())
         {
             return Err(UnitError::new(format!(
                 "{text:?} holds {sign:?}; write the plain path up to a whole segment: \"/admin\" is /admin and /admin/…"
             )));
         }
-        if !text.is_ascii() {
-            return say("must be ASCII");
-        }
         let trimmed = text.strip_suffix('/').unwrap_or(text);
-        if trimmed.split('/').skip(1).any(|segment| segment.is_empty() || segment.ends_with('.')) {
-            return say("holds an empty segment or one that ends with a dot");
+        if trimmed.split('/').skip(1).any(|segment| segment.is_empty() || segment.ends_with(['.', ' '])) {
+            return say("holds an empty segment or one that ends with a dot or a blank");
+        }
+        // What folds to nothing would be a prefix of everything.
+        let folded = letters::fold(trimmed.as_bytes(), usize::MAX);
+        if folded.ends_with(b"/") || folded.windows(2).any(|pair| pair == b"//") {
+            return say("holds a segment of invisible characters only");
         }
         Ok(Self(if trimmed.is_empty() { String::from("/") } else { trimmed.to_owned() }))
     }
@@ -429,7 +432,12 @@ mod tests {
         }
         assert_eq!("/admin/".parse(), Ok(PathPrefix(String::from("/admin"))));
         assert_eq!("/".parse(), Ok(PathPrefix(String::from("/"))));
-        for text in ["", "admin", "/a?b", "/a//b", "/../a", "/a%20", "/a;b", "/a*", "/a./b"] {
+        for text in ["/caf\u{e9}", "/\u{ad00}\u{b9ac} x/y", "/v1/x:run", "/c++"] {
+            assert_eq!(text.parse(), Ok(PathPrefix(text.to_owned())));
+        }
+        for text in
+            ["", "admin", "/a?b", "/a//b", "/../a", "/a%20", "/a;b", "/a*", "/a./b", "/a ", "/a /b", "/\u{200b}/a"]
+        {
             assert!(text.parse::<PathPrefix>().is_err(), "{text}");
         }
         assert!("10.0.0.0/8".parse::<Network>().is_ok());

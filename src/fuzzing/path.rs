@@ -17,7 +17,7 @@ pub fn path(data: &[u8]) {
     let found = Readings::of(sent);
     let reference = reference(sent.as_bytes());
     let Some(found) = found else {
-        assert!(!matches!(reference, Reference::Whole(_)), "refused without a control character: {sent:?}");
+        assert!(!matches!(reference, Reference::Whole(_)), "refused without a NUL: {sent:?}");
         return;
     };
     let mut readings = Vec::new();
@@ -31,7 +31,8 @@ pub fn path(data: &[u8]) {
     distinct.dedup();
     assert_eq!(distinct.len(), readings.len(), "a reading is there twice: {sent:?}");
     assert!(readings.iter().all(|reading| reading.starts_with(b"/")), "a reading is no path: {sent:?}");
-    assert!(readings.iter().flatten().all(|byte| !byte.is_ascii_control()), "a control character: {sent:?}");
+    assert!(readings.iter().flatten().all(|byte| *byte != 0), "a NUL: {sent:?}");
+    assert!(!sent.bytes().any(|byte| byte.is_ascii_control()), "a raw control character: {sent:?}");
     let canonical = found.canonical();
     assert!(
         readings.iter().any(|reading| String::from_utf8_lossy(reading) == canonical),
@@ -39,7 +40,7 @@ pub fn path(data: &[u8]) {
     );
     assert_eq!(found.is_plain(), readings.len() == 1 && found.complete(), "{sent:?}");
     match reference {
-        Reference::Control => assert!(!found.complete(), "a control character went unseen: {sent:?}"),
+        Reference::Control => assert!(!found.complete(), "a NUL went unseen: {sent:?}"),
         Reference::TooMany => assert!(!found.complete(), "said to be complete: {sent:?}"),
         Reference::Whole(whole) => {
             for reading in &readings {
@@ -67,7 +68,7 @@ pub fn path(data: &[u8]) {
 pub(super) enum Reference {
     /// Every reading.
     Whole(Vec<Vec<u8>>),
-    /// A control character comes to light in one of them.
+    /// A NUL comes to light in one of them, or a control character stood there from the beginning.
     Control,
     /// More than anybody wants to know.
     TooMany,
@@ -79,8 +80,11 @@ pub(super) fn reference(sent: &[u8]) -> Reference {
     let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut open = vec![(sent.to_vec(), 0)];
     let mut too_many = false;
+    if sent.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+        return Reference::Control;
+    }
     while let Some((text, decodings)) = open.pop() {
-        if text.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+        if text.contains(&0) {
             return Reference::Control;
         }
         match known.get(&text) {
@@ -128,7 +132,12 @@ fn steps(text: &[u8]) -> Vec<Vec<u8>> {
         each(&|segment| before(segment, b';')),
         last_cut,
         before(text, b'?'),
-        each(&|segment| without_end(segment, b" ")),
+        before(text, b'#'),
+        before(&before(text, b'\r'), b'\n'),
+        text.iter().copied().filter(|byte| ![9, 10, 13].contains(byte)).collect(),
+        text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect(),
+        each(&|segment| before(segment, b':')),
+        each(&|segment| without_end(segment, &(0..=32).collect::<Vec<_>>())),
         each(&|segment| {
             if segment == b"." || segment == b".." { segment.to_vec() } else { without_end(segment, b". ") }
         }),
@@ -197,7 +206,7 @@ fn decodings(text: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-/// ASCII that is written as overlong UTF-8 or in full-width letters.
+/// What is written as overlong UTF-8, of up to six bytes, or in full-width letters.
 fn to_ascii(text: &[u8]) -> Vec<u8> {
     replaced(text, &|rest| {
         let bits = |bytes: &[u8]| -> Option<u32> {
@@ -209,12 +218,14 @@ fn to_ascii(text: &[u8]) -> Vec<u8> {
             [lead, one, two, three, ..] if lead & 0xf8 == 0xf0 => {
                 (u32::from(lead & 0x07) << 18 | bits(&[*one, *two, *three])?, 4)
             }
+            [lead, tails @ ..] if lead & 0xfc == 0xf8 => (u32::from(lead & 0x03) << 24 | bits(tails.get(..4)?)?, 5),
+            [lead, tails @ ..] if lead & 0xfe == 0xfc => (u32::from(lead & 0x01) << 30 | bits(tails.get(..5)?)?, 6),
             _ => return None,
         };
         // U+FF01 to U+FF5E are the full-width forms of `!` to `~`.
-        let is_wide = length == 3 && (0xff01..=0xff5e).contains(&code);
-        let code = if is_wide { code - 0xff01 + 0x21 } else { code };
-        (code < 0x80).then(|| (vec![u8::try_from(code).unwrap()], length))
+        let code = if (0xff01..=0xff5e).contains(&code) { code - 0xff01 + 0x21 } else { code };
+        let proper = char::from_u32(code)?.to_string().into_bytes();
+        (proper.len() < length).then_some((proper, length))
     })
 }
 

@@ -98,7 +98,9 @@ fn expected(config: &Config, host: &str, method: &Method, path: &str, readings: 
     let agree = |prefix: &[u8], all: &[Vec<u8>]| {
         all.iter().all(|reading| {
             let reading = [prefix, reading].concat();
-            [false, true].iter().all(|folded| of_reading(config, host, method, &reading, *folded) == first)
+            both_ways(&reading).all(|reading| {
+                [false, true].iter().all(|folded| of_reading(config, host, method, reading, *folded) == first)
+            })
         })
     };
     match reference(path.as_bytes()) {
@@ -124,9 +126,24 @@ fn expected(config: &Config, host: &str, method: &Method, path: &str, readings: 
     }
 }
 
+/// A reading as it is, and without a slash at its end.
+pub(super) fn both_ways(reading: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let without = reading.strip_suffix(b"/").filter(|before| !before.is_empty());
+    std::iter::once(reading).chain(without)
+}
+
+/// Letters without their case, apart from the product: by the large ones.
+fn small(text: &[u8]) -> Vec<u8> {
+    use unicode_normalization::UnicodeNormalization as _;
+    let Ok(text) = std::str::from_utf8(text) else { return text.to_ascii_lowercase() };
+    let large: String = text.nfd().collect::<String>().to_uppercase().nfd().collect();
+    large.replace("I\u{307}", "I").to_lowercase().into_bytes()
+}
+
 /// The route of one reading: of all that match, the most specific.
 pub(super) fn of_reading(config: &Config, host: &str, method: &Method, path: &[u8], folded: bool) -> Expected {
-    let case = |text: &[u8]| if folded { text.to_ascii_lowercase() } else { text.to_vec() };
+    let case = |text: &[u8]| if folded { small(text) } else { text.to_vec() };
+    let method = &method.as_str().to_ascii_uppercase().parse::<Method>().unwrap();
     let path = case(path);
     let mut best: Vec<(usize, [usize; 4])> = Vec::new();
     for (index, route) in config.routes.iter().enumerate() {

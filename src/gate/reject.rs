@@ -95,7 +95,7 @@ fn malformed_in_public(malformed: Malformed) -> Public {
     let (status, words) = match malformed {
         Malformed::Host => (StatusCode::BAD_REQUEST, "The Host header is missing, repeated or not a host."),
         Malformed::Target => (StatusCode::BAD_REQUEST, "The request target has a form that is not served here."),
-        Malformed::Path => (StatusCode::BAD_REQUEST, "The path holds a control character."),
+        Malformed::Path => (StatusCode::BAD_REQUEST, "The path holds a control character or a NUL."),
         Malformed::Header => (StatusCode::BAD_REQUEST, "A header is malformed."),
         Malformed::TransferEncoding => {
             (StatusCode::NOT_IMPLEMENTED, "Only one Transfer-Encoding is understood: chunked.")
@@ -155,6 +155,10 @@ pub(super) fn answer(
 
     let intent = asked.admitted.as_ref().map_or(Intent::Program, |admitted| admitted.intent);
     let person_looks = intent != Intent::Program && !asked.api;
+    let detail = detail(rejection, live, asked).unwrap_or_default();
+    if !detail.is_empty() {
+        context.entry.detail = Some(detail.clone());
+    }
     let mut response = match rejection {
         Rejection::Denied(Denied::LoginRequired(_)) if person_looks && intent == Intent::Form => {
             let page = portal::form_without_login(asked.language(), &login_url(live, asked), context.entry.id());
@@ -178,13 +182,15 @@ pub(super) fn answer(
                 back: if intent == Intent::Navigation { &asked.path_and_query } else { "" },
                 help: &live.config.login.help,
                 request_id: context.entry.id(),
+                detail: &detail,
             });
             replies::page(public.status, page, FormsLead::Here)
         }
         Rejection::ForeignOrigin(met) => {
             replies::problem(public.status, public.code, &format!("{} {met}.", public.words), None)
         }
-        _ => replies::problem(public.status, public.code, public.words, None),
+        _ if detail.is_empty() => replies::problem(public.status, public.code, public.words, None),
+        _ => replies::problem(public.status, public.code, &format!("{} {detail}", public.words), None),
     };
     let headers = response.headers_mut();
     match public.status {
@@ -218,6 +224,18 @@ pub(super) fn unreadable(why: Unreadable, context: &mut Context) -> Response<Ful
     let mut response = replies::problem(why.status(), why.code(), why.words(), None);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// What this very request was refused for, where the reason code alone does not say it. Route names are no secret: each
+/// is a pattern of paths.
+fn detail(rejection: &Rejection, live: &Live, asked: &Asked) -> Option<Box<str>> {
+    match (rejection, &asked.admitted) {
+        (Rejection::NoRoute(NoRoute::Ambiguous), Some(admitted)) => {
+            let routes = live.router.alternatives(&admitted.host, &admitted.readings, &asked.method);
+            Some(format!("Routes: {}.", routes.join(", ")).into())
+        }
+        _ => None,
+    }
 }
 
 /// Where a login would help: the login page with the way back. Only a page that is fetched by its address can be

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::head::RawTarget;
 use super::path::Readings;
 use super::vouched::{self, Vouched};
+use crate::vocabulary::method;
 
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Whoever sends one of these tells by `Sec-Fetch-Mode` what it wants, and not by `Accept`.
@@ -200,11 +201,11 @@ pub enum Malformed {
     Host,
     /// 400: neither origin-form nor an absolute form of this listener's scheme. `OPTIONS *` counts here too.
     Target,
-    /// 400: a control character hides in the path.
+    /// 400: a NUL hides in the path, or a control character stands in it.
     Path,
     /// 501: anything but one `chunked`.
     TransferEncoding,
-    /// 405: CONNECT, TRACE, or no registered method.
+    /// 405: CONNECT or TRACE.
     Method,
     /// 400: not one number below 2^63.
     ContentLength,
@@ -233,7 +234,7 @@ impl Malformed {
 
 /// Looks at a request head. `peer` is the address at the other end of the socket (`None`: a unix socket).
 pub fn admit(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> Result<Admitted, Malformed> {
-    if !method_is_known(&head.method) {
+    if !method::is_served(&head.method) {
         return Err(Malformed::Method);
     }
     let headers = &head.headers;
@@ -274,50 +275,6 @@ pub fn admit(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> Result<Admitted
         intent: intent_of(head),
         websocket: !has_body && is_websocket(head),
     })
-}
-
-/// The methods that IANA registers, less CONNECT, TRACE and PRI. Upper case only (RFC 9110 section 9.1).
-fn method_is_known(method: &Method) -> bool {
-    matches!(
-        method.as_str(),
-        "GET"
-            | "HEAD"
-            | "POST"
-            | "PUT"
-            | "PATCH"
-            | "DELETE"
-            | "OPTIONS"
-            | "ACL"
-            | "BASELINE-CONTROL"
-            | "BIND"
-            | "CHECKIN"
-            | "CHECKOUT"
-            | "COPY"
-            | "LABEL"
-            | "LINK"
-            | "LOCK"
-            | "MERGE"
-            | "MKACTIVITY"
-            | "MKCALENDAR"
-            | "MKCOL"
-            | "MKREDIRECTREF"
-            | "MKWORKSPACE"
-            | "MOVE"
-            | "ORDERPATCH"
-            | "PROPFIND"
-            | "PROPPATCH"
-            | "QUERY"
-            | "REBIND"
-            | "REPORT"
-            | "SEARCH"
-            | "UNBIND"
-            | "UNCHECKOUT"
-            | "UNLINK"
-            | "UNLOCK"
-            | "UPDATE"
-            | "UPDATEREDIRECTREF"
-            | "VERSION-CONTROL"
-    )
 }
 
 /// The value of a header that came exactly once.
@@ -517,12 +474,19 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_registered_ones() {
-        for (method, known) in
-            [("GET", true), ("PROPFIND", true), ("get", false), ("TRACE", false), ("ANNOUNCE", false), ("-bl~`", false)]
-        {
+    fn any_method_is_served_but_connect_and_trace() {
+        for (method, served) in [
+            ("GET", true),
+            ("PROPFIND", true),
+            ("LIST", true),
+            ("M-SEARCH", true),
+            ("get", true),
+            ("-bl~`", true),
+            ("TRACE", false),
+            ("trace", false),
+        ] {
             let admitted = admit(&head(method, "/", &[("host", "a")]), None, &edge());
-            assert_eq!(admitted.is_ok(), known, "{method}");
+            assert_eq!(admitted.is_ok(), served, "{method}");
         }
     }
 

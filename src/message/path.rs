@@ -1,7 +1,7 @@
 //! The every-reading rule: all that a backend could take a path for.
 //!
 //! Invariants: the path as sent is always the first reading; a plain path (ordinary bytes, single slashes, no dot at
-//! the end of a segment) costs one scan and one copy; the work for a hostile path is bounded, and [`Readings::complete`]
+//! the end of a segment) costs one scan and one copy; letter case and a slash behind an exact path are the router's; the work for a hostile path is bounded, and [`Readings::complete`]
 //! says when the bound was reached, so that nobody takes a part for the whole.
 
 use std::sync::Arc;
@@ -22,10 +22,13 @@ pub struct Readings {
     others: Vec<Vec<u8>>,
     canonical: Option<usize>,
     complete: bool,
+    /// The first of the others is what came, before it was encoded.
+    is_raw: bool,
 }
 
 impl Readings {
-    /// Works them out. `None` where a control character or NUL hides in it, also encoded (up to twice).
+    /// Works them out. `None` where a control character stands in it, or a NUL hides in it (encoded up to twice). Other
+    /// control characters that are encoded are bytes like any other.
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
         Self::with_raw(path, None)
@@ -37,9 +40,20 @@ impl Readings {
     pub fn with_raw(path: &str, raw: Option<&[u8]>) -> Option<Self> {
         let sent: Arc<str> = path.into();
         if raw.is_none() && is_plain(path.as_bytes()) {
-            return Some(Self { sent, others: Vec::new(), canonical: None, complete: true });
+            return Some(Self { sent, others: Vec::new(), canonical: None, complete: true, is_raw: false });
         }
-        Search::run(sent, raw)
+        Search::run(sent, raw, &STEPS)
+    }
+
+    /// The same path where a colon begins no NTFS stream, or a plus sign is no blank: for routes whose own path holds one.
+    #[must_use]
+    pub fn with_literal(&self, colon: bool, plus: bool) -> Option<Self> {
+        let steps = STEPS.iter().copied().filter(|step| match step(b"/:") {
+            Some(read) if read == b"/" => !colon,
+            _ => !(plus && step(b"/+").is_some_and(|read| read == b"/ ")),
+        });
+        let raw = self.others.first().filter(|_| self.is_raw);
+        Search::run(Arc::clone(&self.sent), raw.map(Vec::as_slice), &steps.collect::<Vec<_>>())
     }
 
     /// The path as it was sent.
@@ -98,7 +112,7 @@ const ORDINARY: [bool; 256] = {
             reason = "evaluated by the compiler, which checks the bounds; the byte is below 0x7f"
         )]
         {
-            table[byte] = !matches!(byte as u8, b'%' | b'\\' | b';' | b'?' | b'#' | b'.' | b'/');
+            table[byte] = !matches!(byte as u8, b'%' | b'\\' | b';' | b'?' | b'#' | b'.' | b'/' | b':' | b'+');
         }
         byte += 1;
     }
@@ -129,24 +143,30 @@ fn is_plain(path: &[u8]) -> bool {
 type Step = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// What a backend may do at any time, in any order.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 15] = [
     without_authority,
     folded_to_ascii,
     slashes_for_backslashes,
     without_parameters,
     without_last_parameters,
     without_query,
+    without_fragment,
+    first_line,
+    without_line_breaks,
+    blanks_for_pluses,
     without_trailing_spaces,
     without_trailing_dots,
     merged_slashes,
     without_dot_segments,
+    without_streams,
 ];
 
 /// What counts as one decoding.
 const DECODINGS: [Step; 2] = [percent_decoded, wide_decoded];
 
 /// Breadth first, one decoding depth after the other, so that each reading is met at its smallest depth.
-struct Search {
+struct Search<'a> {
+    steps: &'a [Step],
     found: Vec<Vec<u8>>,
     seen: std::collections::HashSet<u64>,
     hasher: foldhash::fast::FixedState,
@@ -154,21 +174,22 @@ struct Search {
     complete: bool,
 }
 
-impl Search {
-    fn run(sent: Arc<str>, raw: Option<&[u8]>) -> Option<Readings> {
+impl<'a> Search<'a> {
+    fn run(sent: Arc<str>, raw: Option<&[u8]>, steps: &'a [Step]) -> Option<Readings> {
         let mut search = Self {
+            steps,
             found: Vec::new(),
             seen: std::collections::HashSet::new(),
             hasher: foldhash::fast::FixedState::default(),
             bytes: 0,
             complete: true,
         };
-        if hides_a_control_character(sent.as_bytes()) {
+        if sent.bytes().any(|byte| byte.is_ascii_control()) || hides_nul(sent.as_bytes()) {
             return None;
         }
         search.add(sent.as_bytes().to_vec())?;
         if let Some(raw) = raw {
-            if hides_a_control_character(raw) {
+            if raw.iter().any(u8::is_ascii_control) || hides_nul(raw) {
                 return None;
             }
             search.add(raw.to_vec())?;
@@ -190,15 +211,16 @@ impl Search {
         let canonical = search.canonical();
         let mut others = search.found;
         others.remove(0);
-        Some(Readings { sent, others, canonical: canonical.checked_sub(1), complete: search.complete })
+        let is_raw = raw.is_some() && raw == others.first().map(Vec::as_slice);
+        Some(Readings { sent, others, canonical: canonical.checked_sub(1), complete: search.complete, is_raw })
     }
 
     /// Applies every step to everything from `start` on until nothing new comes.
     fn close(&mut self, start: usize) -> Option<()> {
         let mut index = start;
         while index < self.found.len() && self.complete {
-            for step in STEPS {
-                self.follow(index, step)?;
+            for step in self.steps {
+                self.follow(index, *step)?;
             }
             index += 1;
         }
@@ -212,10 +234,10 @@ impl Search {
         }
     }
 
-    /// `None`: a control character came to light.
+    /// `None`: a NUL came to light.
     fn add(&mut self, mut reading: Vec<u8>) -> Option<()> {
         use std::hash::BuildHasher as _;
-        if reading.iter().any(u8::is_ascii_control) {
+        if reading.contains(&0) {
             return None;
         }
         if reading.first() != Some(&b'/') {
@@ -243,7 +265,15 @@ impl Search {
                 reading = decoded;
             }
         }
-        for step in [slashes_for_backslashes, without_parameters, without_query, merged_slashes, without_dot_segments] {
+        let tidy: [Step; 6] = [
+            slashes_for_backslashes,
+            without_parameters,
+            without_query,
+            without_fragment,
+            merged_slashes,
+            without_dot_segments,
+        ];
+        for step in tidy {
             if let Some(changed) = step(&reading) {
                 reading = changed;
             }
@@ -252,13 +282,11 @@ impl Search {
     }
 }
 
-/// Whether a control character comes to light by decoding alone. The search looks at each reading that it meets, but it
-/// may be given up before it meets this one.
-fn hides_a_control_character(path: &[u8]) -> bool {
-    let shows = |reading: &[u8]| {
-        reading.iter().any(u8::is_ascii_control)
-            || folded_to_ascii(reading).is_some_and(|folded| folded.iter().any(u8::is_ascii_control))
-    };
+/// Whether a NUL comes to light by decoding alone. The search looks at each reading that it meets, but it may be given up
+/// before it meets this one.
+fn hides_nul(path: &[u8]) -> bool {
+    let shows =
+        |reading: &[u8]| reading.contains(&0) || folded_to_ascii(reading).is_some_and(|folded| folded.contains(&0));
     let mut reading = path.to_vec();
     for _ in 0..MOST_DECODINGS {
         if shows(&reading) {
@@ -323,7 +351,8 @@ fn wide_decoded(path: &[u8]) -> Option<Vec<u8>> {
     changed(path, result)
 }
 
-/// ASCII that hides in overlong UTF-8 (`C0 AE`, `E0 80 AE`, `F0 80 80 AE`) or in full-width forms (U+FF01 to U+FF5E).
+/// Characters that hide in overlong UTF-8 (`C0 AE`, `E0 80 AE`, up to six bytes) or in full-width forms (U+FF01 to
+/// U+FF5E).
 fn folded_to_ascii(path: &[u8]) -> Option<Vec<u8>> {
     if path.is_ascii() {
         return None;
@@ -331,22 +360,40 @@ fn folded_to_ascii(path: &[u8]) -> Option<Vec<u8>> {
     let mut result = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [byte, tail @ ..] = rest {
-        let (folded, after) = match rest {
-            [lead @ (0xc0 | 0xc1), low, after @ ..] if continuation(*low) => ((lead & 1) << 6 | low & 0x3f, after),
-            [0xe0, middle @ (0x80 | 0x81), low, after @ ..] if continuation(*low) => {
-                ((middle & 1) << 6 | low & 0x3f, after)
-            }
-            [0xf0, 0x80, middle @ (0x80 | 0x81), low, after @ ..] if continuation(*low) => {
-                ((middle & 1) << 6 | low & 0x3f, after)
-            }
-            [0xef, 0xbc, low @ 0x81..=0xbf, after @ ..] => (low - 0x60, after),
-            [0xef, 0xbd, low @ 0x80..=0x9e, after @ ..] => (low - 0x20, after),
-            _ => (*byte, tail),
-        };
-        result.push(folded);
-        rest = after;
+        if let Some((character, length)) = hidden_character(rest) {
+            result.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = rest.get(length..).unwrap_or_default();
+        } else {
+            result.push(*byte);
+            rest = tail;
+        }
     }
     changed(path, result)
+}
+
+/// The character that stands for a longer sequence at the beginning of `bytes`, and the length of that sequence.
+fn hidden_character(bytes: &[u8]) -> Option<(char, usize)> {
+    let lead = *bytes.first()?;
+    let length: u8 = match lead {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf7 => 4,
+        0xf8..=0xfb => 5,
+        0xfc | 0xfd => 6,
+        _ => return None,
+    };
+    let mut code = u32::from(lead & (0x7f >> length));
+    for byte in bytes.get(1..usize::from(length))? {
+        if !continuation(*byte) {
+            return None;
+        }
+        code = code << 6 | u32::from(byte & 0x3f);
+    }
+    // The full-width forms of `!` to `~`.
+    let code = if (0xff01..=0xff5e).contains(&code) { code - 0xff01 + 0x21 } else { code };
+    char::from_u32(code)
+        .filter(|character| character.len_utf8() < usize::from(length))
+        .map(|character| (character, usize::from(length)))
 }
 
 const fn continuation(byte: u8) -> bool {
@@ -387,23 +434,60 @@ fn without_query(path: &[u8]) -> Option<Vec<u8>> {
     memchr::memchr(b'?', path).and_then(|end| path.get(..end)).map(<[u8]>::to_vec)
 }
 
-/// Spaces at the end of each segment, as Windows drops them; this can make `.. ` a dot segment.
+/// A `#` in a path was encoded once: it ends the path for those who decode before they split.
+fn without_fragment(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b'#', path).and_then(|end| path.get(..end)).map(<[u8]>::to_vec)
+}
+
+/// `:name` and `::$DATA` of every segment: NTFS serves the file or folder itself for its streams.
+fn without_streams(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b':', path)?;
+    Some(each_segment(path, |segment| {
+        memchr::memchr(b':', segment).and_then(|end| segment.get(..end)).unwrap_or(segment)
+    }))
+}
+
+/// What stands before the first line break: who decodes a path and writes it into a request line sends no more of it.
+fn first_line(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr2(b'\r', b'\n', path).and_then(|end| path.get(..end)).map(<[u8]>::to_vec)
+}
+
+/// Tabs and line breaks are passed over by URL parsers that follow browsers' rules.
+fn without_line_breaks(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr3(b'\t', b'\r', b'\n', path)?;
+    Some(path.iter().copied().filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n')).collect())
+}
+
+/// A `+` is a blank to those who decode a path as if it were a form.
+fn blanks_for_pluses(path: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b'+', path)?;
+    Some(path.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect())
+}
+
+/// Spaces at the end of each segment, as Windows drops them; this can make `.. ` a dot segment. Control characters are
+/// space to those who trim, and a line break at the end of a text is none to regular expressions.
 fn without_trailing_spaces(path: &[u8]) -> Option<Vec<u8>> {
-    memchr::memchr(b' ', path)?;
-    changed(path, each_segment(path, |segment| trim_end(segment, b" ")))
+    path.iter().find(|byte| **byte <= b' ')?;
+    changed(path, each_segment(path, |segment| trim_end(segment, |byte| byte <= b' ')))
 }
 
 /// Dots and spaces at the end of each segment, as Windows drops them; dot segments themselves stay.
 fn without_trailing_dots(path: &[u8]) -> Option<Vec<u8>> {
     changed(
         path,
-        each_segment(path, |segment| if matches!(segment, b"." | b"..") { segment } else { trim_end(segment, b". ") }),
+        each_segment(path, |segment| {
+            if matches!(segment, b"." | b"..") {
+                segment
+            } else {
+                trim_end(segment, |byte| matches!(byte, b'.' | b' '))
+            }
+        }),
     )
 }
 
-fn trim_end<'a>(mut segment: &'a [u8], set: &[u8]) -> &'a [u8] {
+fn trim_end(mut segment: &[u8], goes: impl Fn(u8) -> bool) -> &[u8] {
     while let [head @ .., last] = segment
-        && set.contains(last)
+        && goes(*last)
     {
         segment = head;
     }
@@ -475,7 +559,7 @@ mod tests {
     #[test]
     fn plain_paths_have_one_reading() {
         for path in
-            ["/", "/a", "/a/b.css", "/.well-known/x", "/a/", "/~kim/@b:1/(x)!$&'*+,=-_", "/A/%".trim_end_matches('%')]
+            ["/", "/a", "/a/b.css", "/.well-known/x", "/a/", "/~kim/@b1/(x)!$&'*,=-_", "/A/%".trim_end_matches('%')]
         {
             let found = Readings::of(path).unwrap();
             assert!(found.is_plain(), "{path}");
@@ -546,22 +630,82 @@ mod tests {
         }
     }
 
+    /// What Unix programs seldom do, and Windows, Java, form decoders, URL parsers and old UTF-8 decoders do.
     #[test]
-    fn control_characters_are_refused_at_every_depth() {
+    fn signs_that_end_a_name_somewhere_are_seen_through() {
         for path in [
-            "/a%00",
-            "/a%0a",
-            "/a%0D%0ax",
-            "/a%7f",
-            "/a%2500",
-            "/a%25%30%30",
-            "/a%1f.css",
-            "/%c0%80",
-            "/%u0000",
-            "/%2509",
+            "/admin%23x",
+            "/admin%2523/../public",
+            "/public/../admin%23/x",
+            "/admin::$DATA",
+            "/admin%3a%3a$DATA",
+            "/admin:x:$DATA",
+            "/admin%253ax",
+            "/public/..:x/admin",
+            "/admin+",
+            "/admin%2b%2b",
+            "/admin+.",
+            "/public/..+/admin",
+            "/admin%09",
+            "/admin%0a",
+            "/admin%0d%0ax",
+            "/ad%09min",
+            "/public/.%0a./admin",
+            "/admin%1f;x",
+            "/public/%f8%80%80%80%ae%f8%80%80%80%ae/admin",
+            "/public/..%f8%80%80%80%afadmin",
+            "/public/..%fc%80%80%80%80%afadmin",
+            "/public/..%f0%80%80%afadmin",
+            "/%f8%80%80%81%a1dmin",
+            "/%e0%81%a1dmin",
+            "/public/%f0%8f%bc%8e%f0%8f%bc%8e/admin",
+            "/admin%c0%a3x",
+            "/admin%c0%bax",
         ] {
+            assert!(Readings::of(path).unwrap().complete(), "{path}");
+            assert!(readings(path).iter().any(|reading| reading == "/admin"), "{path}: {:?}", readings(path));
+        }
+    }
+
+    #[test]
+    fn nul_is_refused_at_every_depth_and_raw_control_characters_always() {
+        for path in
+            ["/a%00", "/a%2500", "/a%25%30%30", "/%c0%80", "/%u0000", "/%e0%80%80", "/%fc%80%80%80%80%80", "/a\tb"]
+        {
             assert_eq!(Readings::of(path), None, "{path}");
         }
+        for path in ["/a%0a", "/a%0D%0ax", "/a%7f", "/a%1f.css", "/%2509", "/%u0007", "/%c0%89"] {
+            assert!(Readings::of(path).is_some_and(|found| found.complete()), "{path}");
+        }
+    }
+
+    #[test]
+    fn ordinary_paths_with_signs_are_read_whole() {
+        for path in [
+            "/wiki/C%2B%2B%20%23%3F;v=1:a+b.",
+            "/api/v1/namespaces/x/services/https:dash:80/proxy/a+b%20c",
+            "/files/%ED%95%9C%EA%B8%80%20(1)+%5Bx%5D:y;z%23a%3Fb.txt",
+            "/2026-11-30T23:59:59+09:00/r%C3%A9sum%C3%A9.pdf",
+        ] {
+            assert!(Readings::of(path).unwrap().complete(), "{path}: {}", readings(path).len());
+        }
+    }
+
+    #[test]
+    fn a_colon_or_plus_is_a_letter_where_the_route_says_so() {
+        let found = Readings::of("/v1/x:predict/..%2fy").unwrap();
+        let mut all = Vec::new();
+        found.with_literal(true, false).unwrap().all(&mut |reading| {
+            all.push(reading.to_vec());
+            true
+        });
+        assert!(!all.contains(&b"/v1/x".to_vec()) && all.contains(&b"/v1/y".to_vec()));
+        let mut all = Vec::new();
+        Readings::of("/c++;x:y").unwrap().with_literal(false, true).unwrap().all(&mut |reading| {
+            all.push(reading.to_vec());
+            true
+        });
+        assert!(!all.contains(&b"/c".to_vec()) && all.contains(&b"/c++".to_vec()));
     }
 
     #[test]
@@ -571,7 +715,6 @@ mod tests {
             assert_eq!(found[0], path);
             assert!(Readings::of(path).unwrap().complete());
         }
-        assert!(!readings("/a%23/b").iter().any(|reading| reading == "/a"), "a number sign ends nothing");
     }
 
     #[test]
@@ -590,7 +733,7 @@ mod tests {
     #[test]
     fn a_hostile_path_is_given_up_in_bounds() {
         let path = "/%25%32%65%2e;a\\..;//%20.%2f%5c%3f".repeat(900);
-        for hidden in ["%00", "%2500", "%0a", "%u000a", "%25u0000", "%c0%80"] {
+        for hidden in ["%00", "%2500", "%25u0000", "%c0%80", "%f8%80%80%80%80"] {
             assert_eq!(Readings::of(&format!("{path}{hidden}")), None, "{hidden} behind a path that is given up");
         }
         let found = Readings::of(&path).unwrap();
@@ -605,7 +748,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics_and_starts_with_what_was_sent(path in "/([a-c./%;\\\\? 25eEfF0cCuU]|é){0,40}") {
+        fn never_panics_and_starts_with_what_was_sent(path in "/([a-c./%;\\\\?:+ 25eEfF0cCuU]|é){0,40}") {
             if let Some(found) = Readings::of(&path) {
                 let mut first = None;
                 let mut count = 0;

@@ -62,13 +62,15 @@ fn absolute(rd: &str) -> Option<Url> {
     Url::parse(rd).ok()
 }
 
-/// No reading of the path starts like another host, and on this host none is an endpoint that would send the person
+/// No reading of the path starts like another host or holds a control character, and on this host none is an endpoint that would send the person
 /// round in circles.
 fn is_calm(path: &str, is_here: bool, portal_prefix: &str) -> bool {
     let Some(readings) = Readings::of(path) else { return false };
     let mut calm = readings.complete();
     readings.all(&mut |reading| {
-        calm &= is_one_slash(reading) && !(is_here && is_loop(reading, portal_prefix));
+        calm &= is_one_slash(reading)
+            && !reading.iter().any(u8::is_ascii_control)
+            && !(is_here && is_loop(reading, portal_prefix));
         calm
     });
     calm

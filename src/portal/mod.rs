@@ -277,6 +277,7 @@ impl<'a> Call<'a> {
                 back: "",
                 help: &self.config().login.help,
                 request_id: "",
+                detail: "",
             });
             let mut reply = self.page(status, page, FormsLead::Here);
             replies::refuse(&mut reply, code, None);

@@ -227,12 +227,14 @@ pub struct Failed<'a> {
     pub help: &'a str,
     /// Shown so that a person can name it to the administrator; may be empty.
     pub request_id: &'a str,
+    /// A sentence about this very request; may be empty.
+    pub detail: &'a str,
 }
 
 /// A small page that says in plain words why there is no answer. For people; programs get a problem report.
 #[must_use]
 pub fn error_page(failed: &Failed<'_>) -> String {
-    let Failed { language, status, prefix, is_form, back, help, request_id } = *failed;
+    let Failed { language, status, prefix, is_form, back, help, request_id, detail } = *failed;
     let is_refused = status == StatusCode::FORBIDDEN;
     // Only where a person is refused would another login help.
     let other_login = is_refused.then(|| with_rd(&format!("{prefix}/logout"), back));
@@ -241,7 +243,7 @@ pub fn error_page(failed: &Failed<'_>) -> String {
         "error.html",
         context! {
             lang => language.tag(), words => word_values(language), status => status.as_u16(), request_id, other_login,
-            heading => fault(language, status).0, explanation => fault(language, status).1,
+            detail, heading => fault(language, status).0, explanation => fault(language, status).1,
             help => if is_refused { help } else { "" },
             try_again => may_pass && !is_form, send_again => may_pass && is_form,
         },

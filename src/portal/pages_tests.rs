@@ -92,6 +92,7 @@ fn all_pages() -> Vec<(String, String)> {
                 back: "/a?b",
                 help,
                 request_id: "0199-abc",
+                detail: "",
             };
             add(&format!("error_{}", status.as_u16()), error_page(&failed));
             add(&format!("error_{}_form", status.as_u16()), error_page(&Failed { is_form: true, back: "", ..failed }));

@@ -2,7 +2,8 @@
 //!
 //! Exact host, then wildcard, then any; exact path, then the longest prefix of whole segments; methods named before all.
 //! A route whose methods don't match falls through to the next specific. Every reading of a path, as it stands and with
-//! its case folded, leads to the same route, or there is none. The cost does not depend on the number of routes.
+//! its case folded, with and without a slash behind an exact path, leads to the same route, or there is none. The cost
+//! does not depend on the number of routes.
 
 pub mod explain;
 
@@ -14,6 +15,7 @@ use crate::config::{Access, Config, HostPattern};
 use crate::message::admit::Host;
 use crate::message::path::Readings;
 use crate::policy::Policy;
+use crate::vocabulary::{letters, method};
 
 /// One of the portal's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Route {
     pub api: bool,
     /// `""`, or what is taken off the path as it was sent: it stands there literally, see [`Router::resolve`].
     pub strip_prefix: String,
+    /// Its path holds a colon, a plus sign: then one in a request's path may be just that.
+    literal: (bool, bool),
 }
 
 /// Why there is no route.
@@ -101,6 +105,9 @@ pub struct Router {
     any: Table,
     methods_matter: bool,
 }
+
+/// How many routes a refusal names.
+const MAX_ALTERNATIVES: usize = 8;
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -155,6 +162,7 @@ impl Router {
                 target: Target::Portal(endpoint),
                 api: false,
                 strip_prefix: String::new(),
+                literal: (false, false),
             });
         }
         for route in &config.routes {
@@ -179,6 +187,7 @@ impl Router {
             target: Target::Upstream(upstream),
             api: route.api,
             strip_prefix: route.strip_prefix.clone(),
+            literal: (route.path.contains(':'), route.path.contains('+')),
         });
     }
 
@@ -206,38 +215,65 @@ impl Router {
         self.methods_matter
     }
 
+    /// The names of all routes that the readings of a path lead to, for those that were refused for it.
+    #[must_use]
+    pub fn alternatives(&self, host: &Host, readings: &Readings, method: &Method) -> Vec<&str> {
+        let method = method::routed(method);
+        let tables = self.tables(host);
+        let mut found: Vec<&str> = Vec::new();
+        let mut add = |one: Found| {
+            let name = match one {
+                Found::Route(index) => self.routes.get(index).map_or("no route", |route| &route.name),
+                Found::Several => "routes that differ in letter case only",
+                Found::Nothing => "no route",
+            };
+            if !found.contains(&name) && found.len() < MAX_ALTERNATIVES {
+                found.push(name);
+            }
+        };
+        readings.all(&mut |reading| {
+            for one in [reading, without_final_slash(&tables, reading).unwrap_or(reading)] {
+                add(lookup(&tables, one, &method, Case::AsSent));
+                add(lookup(&tables, one, &method, Case::Folded));
+            }
+            true
+        });
+        found
+    }
+
     fn index(&self, host: &Host, readings: &Readings, method: &Method) -> Result<usize, NoRoute> {
         if let Some(index) = self.portal.get(readings.as_sent()) {
             return Ok(*index);
         }
         let tables = self.tables(host);
-        let first = lookup(&tables, readings.as_sent(), method, Case::AsSent);
-        let agrees = |reading: &[u8]| {
-            lookup(&tables, reading, method, Case::AsSent) == first
-                && lookup(&tables, reading, method, Case::Folded) == first
-        };
-        let mut same = true;
-        // Where there is one reading and no case to fold, `first` was all there is to ask.
-        if !(readings.is_plain() && tables.iter().flatten().all(|table| table.ignores_case_of(readings.as_sent()))) {
-            readings.all(&mut |reading| {
-                same = agrees(reading);
-                same
-            });
+        let method = method::routed(method);
+        let sent = readings.as_sent();
+        let first = lookup(&tables, sent, &method, Case::AsSent);
+        // Where there is one reading, no case to fold and no slash to drop, `first` was all there is to ask.
+        let is_all = readings.is_plain()
+            && tables.iter().flatten().all(|table| table.ignores_case_of(sent))
+            && without_final_slash(&tables, sent).is_none();
+        let agrees = |reading: &[u8]| leads_to(&tables, reading, &method, first);
+        if is_all || all_agree(&tables, readings, agrees) {
+            return self.reached(first, readings, agrees);
         }
-        if !same || (!readings.complete() && !self.has_one_outcome()) {
-            return Err(NoRoute::Ambiguous);
-        }
-        let index = match first {
-            Found::Nothing => return Err(NoRoute::NotFound),
-            Found::Several => return Err(NoRoute::Ambiguous),
-            Found::Route(index) => index,
+        let literal = match first {
+            Found::Route(index) => self.routes.get(index).map_or((false, false), |route| route.literal),
+            _ => (false, false),
         };
-        self.check_prefix(index, readings, agrees).map(|()| index)
+        let again = if literal == (false, false) { None } else { readings.with_literal(literal.0, literal.1) };
+        match again {
+            Some(readings) if all_agree(&tables, &readings, agrees) => self.reached(first, &readings, agrees),
+            _ => Err(NoRoute::Ambiguous),
+        }
     }
 
-    /// A single route for everything: no reading can lead anywhere else.
-    fn has_one_outcome(&self) -> bool {
-        self.routes.len() == self.portal.len() + 1 && self.any.prefix.contains_key(&b"/"[..])
+    fn reached(&self, first: Found, readings: &Readings, agrees: impl Fn(&[u8]) -> bool) -> Result<usize, NoRoute> {
+        match first {
+            Found::Nothing => Err(NoRoute::NotFound),
+            Found::Several => Err(NoRoute::Ambiguous),
+            Found::Route(index) => self.check_prefix(index, readings, agrees).map(|()| index),
+        }
     }
 
     /// What is stripped stands at the start as it was sent, and what is left, read again, does not lead out.
@@ -293,6 +329,37 @@ fn lookup(tables: &[Option<&Table>; 3], path: &[u8], method: &Method, case: Case
         .unwrap_or(Found::Nothing)
 }
 
+/// Whether a reading leads to what was found first, whatever the letter case, and with or without a slash at its end.
+fn leads_to(tables: &[Option<&Table>; 3], reading: &[u8], method: &Method, first: Found) -> bool {
+    let same = |reading: &[u8]| {
+        lookup(tables, reading, method, Case::AsSent) == first && lookup(tables, reading, method, Case::Folded) == first
+    };
+    same(reading) && without_final_slash(tables, reading).is_none_or(same)
+}
+
+/// Whether every reading agrees. Where there are more than were looked at, only a single route is beyond doubt.
+fn all_agree(tables: &[Option<&Table>; 3], readings: &Readings, agrees: impl Fn(&[u8]) -> bool) -> bool {
+    let mut same = true;
+    readings.all(&mut |reading| {
+        same = agrees(reading);
+        same
+    });
+    same && (readings.complete() || has_one_outcome(tables))
+}
+
+/// A single route for everything on this host: no reading can lead anywhere else.
+fn has_one_outcome(tables: &[Option<&Table>; 3]) -> bool {
+    let mut own = tables.iter().flatten().filter(|table| table.routes > 0);
+    matches!((own.next(), own.next()), (Some(table), None) if table.routes == 1 && table.prefix.contains_key(&b"/"[..]))
+}
+
+/// What programs that pass over a slash at the end (Express, unless it is strict) compare with an exact path. `None`:
+/// there is none to drop, or no exact path.
+fn without_final_slash<'a>(tables: &[Option<&Table>; 3], reading: &'a [u8]) -> Option<&'a [u8]> {
+    let (_, before) = reading.split_last().filter(|(last, before)| **last == b'/' && !before.is_empty())?;
+    tables.iter().flatten().any(|table| !table.exact.is_empty()).then_some(before)
+}
+
 type Paths = HashMap<Box<[u8]>, Entry, Hasher>;
 
 /// The routes of one host pattern.
@@ -304,33 +371,38 @@ struct Table {
     folded_prefix: Paths,
     /// Length of the longest path, in bytes.
     longest: usize,
-    has_upper: bool,
+    /// Some path has letters that folding changes.
+    has_case: bool,
+    routes: usize,
 }
 
 impl Table {
     fn add(&mut self, route: &crate::config::Route, index: usize) {
-        let path = route.path.as_bytes();
-        self.longest = self.longest.max(path.len());
-        self.has_upper |= path.iter().any(u8::is_ascii_uppercase);
+        self.routes += 1;
         let (plain, folded) = if route.exact {
             (&mut self.exact, &mut self.folded_exact)
         } else {
             (&mut self.prefix, &mut self.folded_prefix)
         };
-        plain.entry(path.into()).or_default().add(&route.methods, index);
-        folded.entry(path.to_ascii_lowercase().into()).or_default().add(&route.methods, index);
+        for path in letters::spellings(&route.path) {
+            let small = letters::fold(path.as_bytes(), usize::MAX);
+            self.longest = self.longest.max(path.len()).max(small.len());
+            self.has_case |= *small != *path.as_bytes();
+            folded.entry((*small).into()).or_default().add(&route.methods, index);
+            plain.entry(path.into_bytes().into()).or_default().add(&route.methods, index);
+        }
     }
 
     /// Whether folding the case changes nothing, neither here nor there.
     fn ignores_case_of(&self, path: &[u8]) -> bool {
-        !self.has_upper && !path.iter().any(u8::is_ascii_uppercase)
+        !self.has_case && !path.iter().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii())
     }
 
     fn find(&self, path: &[u8], method: &Method, case: Case) -> Found {
         match case {
             Case::AsSent => self.find_in(&self.exact, &self.prefix, path, method),
             Case::Folded if self.ignores_case_of(path) => self.find_in(&self.exact, &self.prefix, path, method),
-            Case::Folded => {
+            Case::Folded if path.is_ascii() => {
                 // One byte more than the longest route path: enough to see where its last segment ends.
                 let wanted = path.get(..=self.longest).unwrap_or(path);
                 let mut buffer = [0_u8; 256];
@@ -342,6 +414,10 @@ impl Table {
                     let folded = wanted.to_ascii_lowercase();
                     self.find_in(&self.folded_exact, &self.folded_prefix, &folded, method)
                 }
+            }
+            Case::Folded => {
+                let folded = letters::fold(path, self.longest);
+                self.find_in(&self.folded_exact, &self.folded_prefix, &folded, method)
             }
         }
     }

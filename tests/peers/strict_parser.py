@@ -13,7 +13,7 @@ import sys
 import h11
 
 HEAD = re.compile(
-    rb"(?P<method>[A-Z][A-Z-]*) (?P<target>/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.1\r\n"
+    rb"(?P<method>[A-Za-z0-9!#$%&'*+.^_`|~-]+) (?P<target>/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.1\r\n"
     rb"(?:[A-Za-z0-9!#$%&'*+.^_`|~-]+: (?:[\x21-\x7e\x80-\xff](?:[\x20-\x7e\x80-\xff\t]*[\x21-\x7e\x80-\xff])?)?\r\n)+\r\n"
 )
 

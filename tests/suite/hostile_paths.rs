@@ -510,19 +510,19 @@ fn paths_50_to_58_no_spelling_fetches_the_file_without_the_group() {
     cases::tried("paths against servers", *tried.lock().unwrap());
 }
 
-/// Whether a control character comes to light when this is decoded up to twice. Written apart from the product's rule.
-fn hides_a_control_character(target: &str) -> bool {
+/// Whether a NUL comes to light when this is decoded up to twice. Written apart from the product's rule.
+fn hides_nul(target: &str) -> bool {
     let path = target.split('?').next().unwrap();
     let mut bytes = path.as_bytes().to_vec();
     for _ in 0..3 {
-        let overlong = bytes.windows(2).any(|pair| matches!(pair, [0xc0, 0x80..=0x9f] | [0xc1, 0xbf]))
-            || bytes.windows(3).any(|three| matches!(three, [0xe0, 0x80, 0x80..=0x9f] | [0xe0, 0x81, 0xbf]));
-        if overlong || bytes.iter().any(u8::is_ascii_control) {
+        let overlong = bytes.windows(2).any(|pair| pair == [0xc0, 0x80])
+            || bytes.windows(3).any(|three| three == [0xe0, 0x80, 0x80]);
+        if overlong || bytes.contains(&0) {
             return true;
         }
         bytes = percent_encoding::percent_decode(&bytes).collect();
     }
-    ["%u000", "%u001", "%u007f"].iter().any(|control| path.to_ascii_lowercase().contains(control))
+    path.to_ascii_lowercase().contains("%u0000")
 }
 
 #[test]
@@ -532,6 +532,9 @@ fn paths_54_with_one_route_every_path_arrives_byte_for_byte() {
         "/",
         "/",
         "/",
+        "%00",
+        "%09",
+        "%0d%0a",
         "a",
         "b.css",
         "Admin",
@@ -642,7 +645,7 @@ fn paths_54_with_one_route_every_path_arrives_byte_for_byte() {
         }
         let before = upstream.count();
         let answer = asking.ask(&target, "app.test", None).unwrap_or_else(|| panic!("no answer to {target}"));
-        if hides_a_control_character(&target) {
+        if hides_nul(&target) {
             assert_eq!((answer.status, upstream.count()), (400, before), "{target}");
             controls += 1;
             continue;
@@ -653,8 +656,8 @@ fn paths_54_with_one_route_every_path_arrives_byte_for_byte() {
         assert_eq!(seen.field("host").as_deref(), Some("app.test"), "{target}");
         arrived += 1;
     }
-    println!("{arrived} targets arrived as they were sent, {controls} with a hidden control character were refused");
-    assert!(controls > 10, "no control character was tried");
+    println!("{arrived} targets arrived as they were sent, {controls} with a hidden NUL were refused");
+    assert!(controls > 10, "no NUL was tried");
     cases::tried("paths byte for byte", arrived + controls);
 }
 
@@ -803,8 +806,9 @@ fn paths_55_bytes_that_no_uri_holds_go_on_as_they_came() {
     for byte in (0..0x20).chain([0x7f]) {
         let before = upstream.count();
         for target in [format!("/a%{byte:02x}b"), format!("/a%25{byte:02x}b"), format!("/a%25{byte:02X}")] {
-            gateway.get(&target).expect(400);
+            gateway.get(&target).expect(if byte == 0 { 400 } else { 200 });
         }
+        let before = if byte == 0 { before } else { before + 3 };
         if byte != b'\n' && byte != b'\r' {
             let mut connection = gateway.connect();
             connection.write(&[b"GET /a", &[byte][..], b"b HTTP/1.1\r\nHost: a\r\n\r\n"].concat());

@@ -385,6 +385,13 @@ impl Gateway {
             .collect()
     }
 
+    /// The last access line of this path, once it is there.
+    pub(crate) fn access_line(&self, path: &str) -> Value {
+        let found = || self.log_lines("access").into_iter().rfind(|line| line["path"] == path);
+        wait::until("the line of the access log", || found().is_some());
+        found().unwrap()
+    }
+
     /// The audit lines of one event.
     pub(crate) fn audit(&self, event: &str) -> Vec<Value> {
         self.log_lines("audit").into_iter().filter(|line| line["event"] == event).collect()

@@ -33,7 +33,7 @@ use self::script::{Event, Step};
 use super::cookies::{names_of, of_php, of_python, of_rfc_6265};
 use super::headers::{is_disguise, names_a_person};
 use super::path::{Reference, reference};
-use super::route::{Expected, of_reading};
+use super::route::{Expected, both_ways, of_reading};
 use crate::accounts::Accounts;
 use crate::accounts::hashing::HashPool;
 use crate::auth::freshness::Freshness;
@@ -450,9 +450,9 @@ impl World {
     fn route_of(&self, host: &str, method: &Method, path: &str, all: &dyn Fn() -> String) -> usize {
         let Reference::Whole(readings) = reference(path.as_bytes()) else { panic!("unreadable: {}", all()) };
         let first = of_reading(&self.config, host, method, path.as_bytes(), false);
-        for reading in readings {
-            for folded in [false, true] {
-                let other = of_reading(&self.config, host, method, &reading, folded);
+        for reading in &readings {
+            for (reading, folded) in both_ways(reading).flat_map(|reading| [(reading, false), (reading, true)]) {
+                let other = of_reading(&self.config, host, method, reading, folded);
                 assert_eq!(other, first, "a way around: {}", all());
             }
         }
