@@ -75,6 +75,13 @@ impl TokenCache {
         Ok(verified)
     }
 
+    /// The text of a token that was verified here, where it has not made room for others yet. Looks at every place.
+    #[must_use]
+    pub fn text_of(&self, verified: &Arc<Verified>) -> Option<&str> {
+        let places = self.places.iter().flatten();
+        places.into_iter().find(|place| Arc::ptr_eq(&place.verified, verified)).map(|place| &*place.token)
+    }
+
     fn remember(&mut self, place: Place, now: u64) {
         let unused = |place: &Option<Place>| place.as_ref().is_none_or(|place| place.verified.expires <= now);
         let mut free = self.set(place.hash).iter().position(unused);

@@ -218,6 +218,26 @@ impl Sessions {
         }
     }
 
+    /// The person behind a token as the account is now, for something that has been open for a while: nothing is renewed.
+    /// `Ok(None)`: that login is over. `presented`: the token's text, for a centre. `Err`: it could not be read.
+    #[expect(clippy::result_unit_err, reason = "why is logged where it happens")]
+    pub async fn person_now(
+        &self,
+        ring: &KeyRing,
+        token: &config::Token,
+        limits: &config::Store,
+        verified: &Verified,
+        presented: Option<&str>,
+    ) -> Result<Option<Arc<Principal>>, ()> {
+        // Nobody's session is written: it does not matter where he is.
+        let client = Client { address: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), user_agent: "" };
+        let request = Request { ring, token, limits, client, presented };
+        let view = self.reading(request, verified).await.account?;
+        let is_good =
+            |view: &AccountView| !view.disabled && verified.version.is_none_or(|version| version == view.version);
+        Ok(view.filter(is_good).map(|view| view.principal))
+    }
+
     /// The renewal of a token: one that is remembered, or a new one.
     async fn renewal(&self, request: Request<'_>, old: &Verified, changed: bool) -> Renewal {
         let key = RenewalKey {

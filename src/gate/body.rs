@@ -2,15 +2,13 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::streams::{Streams, Watched};
-use crate::auth::Verified;
+use super::streams::{Place, Streams, Watched, Whose};
 use crate::context::Context;
 use crate::feed::FeedBody;
 use crate::upstream::{BodyError, UpstreamBody};
@@ -31,7 +29,7 @@ enum Source {
     Upstream {
         body: UpstreamBody,
         /// Whose stream it is, until it is entered among the open ones.
-        unwatched: Option<(Rc<Streams>, Arc<Verified>)>,
+        unwatched: Option<(Rc<Streams>, Whose)>,
         watched: Option<Watched>,
     },
 }
@@ -54,9 +52,8 @@ impl AnswerBody {
         Self::own(Full::default())
     }
 
-    /// `verified`: whose logout ends the stream.
-    pub(super) fn upstream(body: UpstreamBody, streams: &Rc<Streams>, verified: Option<Arc<Verified>>) -> Self {
-        let unwatched = verified.map(|verified| (Rc::clone(streams), verified));
+    pub(super) fn upstream(body: UpstreamBody, streams: &Rc<Streams>, whose: Whose) -> Self {
+        let unwatched = Some((Rc::clone(streams), whose));
         Self::of(Source::Upstream { body, unwatched, watched: None })
     }
 
@@ -91,15 +88,16 @@ impl Body for AnswerBody {
             Source::Upstream { body, unwatched, watched } => {
                 // Looked at before the backend's bytes: a fast download never waits, and must end all the same.
                 if watched.as_ref().is_some_and(|watched| watched.poll_over(task)) {
-                    Poll::Ready(Some(Err(BodyError(Box::from("the session is over")))))
+                    Poll::Ready(Some(Err(BodyError(Box::from("the right to this stream is over")))))
                 } else {
                     let poll = Pin::new(&mut *body).poll_frame(task);
                     let goes_on = poll.is_pending() || !body.is_end_stream();
                     if goes_on
                         && !matches!(poll, Poll::Ready(None | Some(Err(_))))
-                        && let Some((streams, verified)) = unwatched.take()
+                        && let Some(context) = &this.context
+                        && let Some((streams, whose)) = unwatched.take()
                     {
-                        let entered = streams.enter(verified);
+                        let entered = streams.enter(whose, Place::of(&context.entry));
                         // Registers this task, so that the signal finds it.
                         let _ = entered.poll_over(task);
                         *watched = Some(entered);

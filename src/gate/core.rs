@@ -240,9 +240,9 @@ impl Core {
         &self.shared
     }
 
-    /// Closes streams whose session is over, as soon as the log says so. Runs as long as the worker.
+    /// Closes streams to which the right is over, as soon as the log says so or the routes are others. Runs as long as the worker.
     pub async fn watch_streams(self: Rc<Self>) {
-        self.streams.watch(&self.shared).await;
+        self.streams.watch(&self).await;
     }
 
     /// What a worker does once a second.

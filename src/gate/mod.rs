@@ -42,6 +42,7 @@ pub use self::core::{Core, Shared};
 pub use self::live::{Live, LiveError};
 use self::peers::Matter;
 use self::reject::Rejection;
+use self::streams::{Place, Whose};
 use crate::auth::session::Issued;
 use crate::auth::{Asker, Identified, Source, Verified, identify, presented};
 use crate::context::Context;
@@ -440,10 +441,8 @@ async fn forward(
 ) -> Result<Response<AnswerBody>, Rejection> {
     let shared = core.shared();
     // A public route stays open whoever logs out.
-    let watched = match (&route.policy.access, &known.identified.credential) {
-        (crate::config::Access::Public, _) | (_, None) => None,
-        (_, Some((verified, _))) => Some(Arc::clone(verified)),
-    };
+    let is_public = route.policy.access == crate::config::Access::Public;
+    let verified = known.identified.credential.as_ref().map(|(verified, _)| Arc::clone(verified));
     let epoch = shared.revocations().epoch();
     let upstreams = own.upstreams(shared.clock()).map_err(|error| {
         tracing::error!(%error, "the upstreams can't be set up");
@@ -455,17 +454,19 @@ async fn forward(
     context.entry.upstream_duration = Some(shared.clock().instant().saturating_duration_since(asked_at));
     let answer = answer?;
     // Revoked while the backend was thinking: its answer is for nobody any more.
-    if let Some(verified) = &watched
+    if let Some(verified) = &verified
+        && !is_public
         && epoch != shared.revocations().epoch()
         && shared.revocations().standing(verified) == crate::auth::Standing::Revoked
     {
         return Err(Denied::LoginRequired(crate::policy::Unidentified::RevokedToken).into());
     }
+    let whose = Whose { verified, is_public };
     match answer {
-        Answer::Response(response) => Ok(response.map(|body| AnswerBody::upstream(body, core.streams(), watched))),
+        Answer::Response(response) => Ok(response.map(|body| AnswerBody::upstream(body, core.streams(), whose))),
         Answer::Tunnel { head, upstream } => {
             if let Some(client) = client {
-                let over = core.streams().over(watched);
+                let over = core.streams().enter(whose, Place::of(&context.entry));
                 core.spawn_tunnel(async move { upstream.join(client, over).await });
             }
             Ok(head.map(|()| AnswerBody::nothing()))

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::token::{self, DAY};
 use crate::support::wait;
-use crate::support::wire::Reader;
+use crate::support::wire::{Connection, Reader};
 use crate::support::{Builder, Gateway, Request, SECRET, Upstream};
 
 /// Accepts the handshake (RFC 6455 section 4.2.2, the key of its example) and sends every byte back.
@@ -185,6 +185,69 @@ fn the_streams_of_a_revoked_session_close_within_a_second_and_others_stay() {
         other.write(b"still");
         assert_eq!(other.reader.exactly(5).unwrap(), b"still", "another person's stream after {what}");
     }
+}
+
+/// Opens a tunnel and sees that it works.
+fn open_tunnel(gateway: &Gateway, target: &str, token: Option<&str>) -> Connection {
+    let mut connection = gateway.connect();
+    let request = handshake(target);
+    let request = match token {
+        Some(token) => request.cookie(token),
+        None => request,
+    };
+    connection.send(&request).expect(101);
+    is_open(&mut connection, target);
+    connection
+}
+
+fn is_open(connection: &mut Connection, what: &str) {
+    connection.write(b"hello");
+    assert_eq!(connection.reader.exactly(5).unwrap(), b"hello", "{what}");
+}
+
+fn is_closed(connection: &mut Connection, what: &str) {
+    let began = Instant::now();
+    assert!(connection.closes_within(Duration::from_secs(20)), "still open: {what}");
+    // One second is the promise; the rest is for a busy machine, and for the reload.
+    assert!(began.elapsed() < Duration::from_secs(6), "{what}: closed after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_stream_ends_with_the_right_to_its_route_and_others_stay() {
+    let upstream = echo();
+    let gateway = Builder::guarding(&upstream)
+        .user("lee", &["staff"])
+        .route("path = \"/open\"\naccess = \"public\"\nupstream = \"app\"")
+        .route("path = \"/staff\"\ngroups = [\"staff\"]\nupstream = \"app\"")
+        .start();
+    gateway.command(&["user", "set-groups", "kim", "staff"]).expect(0);
+    let (kim, lee) = (gateway.login("kim"), gateway.login("lee"));
+    let mut staff = open_tunnel(&gateway, "/staff", Some(&kim));
+    let mut any = open_tunnel(&gateway, "/ws", Some(&kim));
+    let mut open = open_tunnel(&gateway, "/open", Some(&kim));
+    let mut nobody = open_tunnel(&gateway, "/open", None);
+    let mut other = open_tunnel(&gateway, "/staff", Some(&lee));
+    // Another group beside it takes nothing away.
+    gateway.command(&["user", "set-groups", "kim", "staff", "ops"]).expect(0);
+    gateway.send(&Request::get("/staff").cookie(&kim)).expect(200);
+    is_open(&mut staff, "a group was added");
+    gateway.command(&["user", "set-groups", "kim"]).expect(0);
+    is_closed(&mut staff, "the group was taken away");
+    for (connection, what) in
+        [(&mut any, "no group is needed"), (&mut open, "public"), (&mut nobody, "nobody's"), (&mut other, "lee's")]
+    {
+        is_open(connection, what);
+    }
+    // The routes of a reload count too, also for a route that was public, and for nobody.
+    gateway.rewrite(|file| file.replace("access = \"public\"", "groups = [\"ops\"]"));
+    gateway.signal(rustix::process::Signal::HUP);
+    is_closed(&mut open, "the route is for ops now");
+    is_closed(&mut nobody, "the route is for ops now");
+    is_open(&mut any, "nothing changed for it");
+    is_open(&mut other, "nothing changed for lee");
+    gateway.rewrite(|file| file.replace("groups = [\"staff\"]", "access = \"deny\""));
+    is_closed(&mut other, "the route was closed");
+    is_open(&mut any, "nothing changed for it");
 }
 
 #[test]
