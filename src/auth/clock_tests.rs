@@ -56,7 +56,7 @@ impl Process {
 
     async fn log_in(&self, token: &config::Token, account: &Account) -> String {
         let (client, head) = ("127.0.0.1".parse().unwrap(), self.store.log_head().await.unwrap());
-        let issued = self.sessions.start(&ring(token), token, account, head, client, "", None).await.unwrap();
+        let issued = self.sessions.start(&ring(token), token, account, head, client, "", &[]).await.unwrap();
         issued.token.expose().clone()
     }
 

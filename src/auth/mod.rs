@@ -78,6 +78,8 @@ pub struct Identified {
     /// The token behind a [`Caller::Person`].
     pub credential: Option<(Arc<Verified>, Source)>,
     pub standing: Standing,
+    /// The other valid cookies of our name; of two people all of them. Each is somebody's login as well.
+    pub other_cookies: Vec<Arc<Verified>>,
     /// A cookie of our name came that a key of ours signed and that is no login any more: the refusal that follows clears
     /// it. What somebody else signed is not ours to clear, and neither is what may be good in a moment or by another
     /// reading of the clock.
@@ -203,24 +205,32 @@ fn identify_tokens<'a>(
         found.add(result, Source::Bearer);
     }
     let stale_cookie = cookies_conflict || (is_stale && !cookie_is_good && !may_be_good);
-    let nobody = |why| Identified {
+    if found.conflict
+        && let Some((best, _, Source::Cookie)) = &found.best
+    {
+        found.others.push(Arc::clone(best));
+    }
+    let other_cookies = std::mem::take(&mut found.others);
+    let nobody = |why, other_cookies| Identified {
         caller: Caller::Anonymous(why),
         credential: None,
         standing: Standing::Current,
+        other_cookies,
         stale_cookie,
         own_bearer,
         unknown_key: found.unknown_key,
     };
     if found.conflict {
-        return nobody(Unidentified::ConflictingTokens);
+        return nobody(Unidentified::ConflictingTokens, other_cookies);
     }
     let Some((verified, standing, source)) = found.best else {
-        return nobody(found.problem.unwrap_or(Unidentified::NoCredential));
+        return nobody(found.problem.unwrap_or(Unidentified::NoCredential), other_cookies);
     };
     Identified {
         caller: Caller::Person(Arc::clone(&verified.principal)),
         credential: Some((verified, source)),
         standing,
+        other_cookies,
         stale_cookie,
         own_bearer,
         unknown_key: found.unknown_key,
@@ -231,6 +241,8 @@ fn identify_tokens<'a>(
 #[derive(Default)]
 struct Found {
     best: Option<(Arc<Verified>, Standing, Source)>,
+    /// Valid cookies that are not `best`. Nothing is allocated for a browser that sends one.
+    others: Vec<Arc<Verified>>,
     conflict: bool,
     unknown_key: bool,
     /// The most telling reason why one failed.
@@ -251,16 +263,26 @@ impl Found {
         if let Some((known, _, known_source)) = &self.best {
             if known.account != verified.account {
                 self.conflict = true;
+                self.keep(verified, source);
                 return;
             }
             // The same person twice: the freshest; but one who brings a bearer token as well is a program, which has
             // no use for a new cookie.
             let fresher = (verified.issued_at, verified.expires) > (known.issued_at, known.expires);
             if source == *known_source && !fresher {
+                self.keep(verified, source);
                 return;
             }
+            let (known, known_source) = (Arc::clone(known), *known_source);
+            self.keep(known, known_source);
         }
         self.best = Some((verified, standing, source));
+    }
+
+    fn keep(&mut self, verified: Arc<Verified>, source: Source) {
+        if source == Source::Cookie {
+            self.others.push(verified);
+        }
     }
 
     fn note(&mut self, problem: Unidentified) {
@@ -378,6 +400,28 @@ mod tests {
     }
 
     #[test]
+    fn every_valid_cookie_is_told_whoever_it_names() {
+        let fixture = Fixture::new();
+        let (kim, old, lee) =
+            (fixture.token("kim", NOW), fixture.token("kim", NOW - 9), fixture.token("lee", NOW - 20));
+        for (cookies, bearers, told) in [
+            (&[&*kim][..], &[][..], &[][..]),
+            (&["garbage", &*kim], &[], &[]),
+            (&[&*kim, &*old], &[], &[NOW - 9]),
+            (&[&*kim, &*lee], &[], &[NOW - 20, NOW]),
+            (&[&*lee, &*kim, &*old], &[], &[NOW - 20, NOW - 9, NOW]),
+            (&[&*kim], &[&*old], &[NOW]),
+            (&[&*lee], &[&*kim], &[NOW - 20]),
+            (&[], &[&*kim, &*old], &[]),
+        ] {
+            let others = identify_with(&fixture, cookies, bearers).other_cookies;
+            let mut found: Vec<_> = others.iter().map(|other| other.issued_at).collect();
+            found.sort_unstable();
+            assert_eq!(found, told, "{cookies:?} {bearers:?}");
+        }
+    }
+
+    #[test]
     fn a_heap_of_credentials_is_nobody() {
         let fixture = Fixture::new();
         let kim = fixture.token("kim", NOW);
@@ -403,6 +447,8 @@ mod tests {
         for cookies in [[&*old, &*new], [&*new, &*old]] {
             let (verified, source) = identify_with(&fixture, &cookies, &[]).credential.unwrap();
             assert_eq!((verified.issued_at, source), (NOW - 10, Source::Cookie));
+            let others = identify_with(&fixture, &cookies, &[]).other_cookies;
+            assert_eq!(others.iter().map(|other| other.issued_at).collect::<Vec<_>>(), [NOW - 100]);
         }
         let (_, source) = identify_with(&fixture, &[&new], &[&old]).credential.unwrap();
         assert_eq!(source, Source::Bearer);

@@ -220,7 +220,6 @@ impl Sessions {
 
     /// The person behind a token as the account is now, for something that has been open for a while: nothing is renewed.
     /// `Ok(None)`: that login is over. `presented`: the token's text, for a centre. `Err`: it could not be read.
-    #[expect(clippy::result_unit_err, reason = "why is logged where it happens")]
     pub async fn person_now(
         &self,
         ring: &KeyRing,

@@ -97,8 +97,8 @@ impl Sessions {
         self.centre.is_some()
     }
 
-    /// A login succeeded: a new session, always. `log_head` was read before the account. `replaces`: the session whose
-    /// cookie came with the login; it ends.
+    /// A login succeeded: a new session, always. `log_head` was read before the account. `replaces`: every login
+    /// whose cookie came with this one; their sessions end.
     ///
     /// [`StoreError::TooLarge`]: the account has so many groups that no browser would keep the cookie.
     /// [`StoreError::Conflict`]: the account was disabled, removed or changed its password meanwhile.
@@ -111,14 +111,14 @@ impl Sessions {
         log_head: u64,
         client: IpAddr,
         user_agent: &str,
-        replaces: Option<&Verified>,
+        replaces: &[&Verified],
     ) -> Result<Issued, StoreError> {
         let now = self.clock.unix_seconds();
         let expires = latest_end(token, now, now);
         let session = SessionId::random();
         let issued = issue(ring, account, Terms { session, auth_time: now, seq: log_head, now, expires })?;
         let mut writes = Vec::with_capacity(3);
-        if let Some((old, session)) = replaces.and_then(|old| Some((old, old.session.clone()?))) {
+        for (old, session) in replaces.iter().filter_map(|old| Some((old, old.session.clone()?))) {
             let expires = self.session_end(token, &session, old.ends, now).await?;
             writes.push(Write::RemoveSession(session.clone()));
             writes.push(Write::Revoke { what: Revocation::Session { session }, at: now, expires });
@@ -127,7 +127,7 @@ impl Sessions {
         writes.push(Write::PutSession(record(&issued, &account.id, now, now, client)));
         writes.push(end_oldest(token, &account.id, &issued.session, now));
         let applied = self.store.apply(writes).await?;
-        self.record_ended(&applied, &account.id, replaces.and_then(|old| old.session.as_ref()));
+        self.record_ended(&applied, &account.id, replaces);
         if self.revocations.is_ready() {
             let as_of = stand_in(&account.id, Some(&issued.session), log_head, now);
             if self.revocations.standing(&as_of) == Standing::Revoked {
@@ -270,15 +270,15 @@ impl Sessions {
         };
         let end_oldest = end_oldest(token, &account.id, &issued.session, now);
         let applied = self.store.apply(vec![Write::PutSession(session), end_oldest]).await?;
-        self.record_ended(&applied, &account.id, None);
+        self.record_ended(&applied, &account.id, &[]);
         Ok(issued)
     }
 
     /// Tells of the sessions that ended because the account had too many. `replaced` ended for another reason.
-    pub(super) fn record_ended(&self, applied: &Applied, account: &AccountId, replaced: Option<&SessionId>) {
+    pub(super) fn record_ended(&self, applied: &Applied, account: &AccountId, replaced: &[&Verified]) {
         for entry in &applied.entries {
             if let Revocation::Session { session } = &entry.what
-                && Some(session) != replaced
+                && replaced.iter().all(|old| old.session.as_ref() != Some(session))
             {
                 self.record_revocation(account.as_str(), session.as_str(), "the oldest of too many sessions");
             }

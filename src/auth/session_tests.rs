@@ -22,7 +22,8 @@ async fn start(fixture: &Fixture, name: &str, replaces: Option<&Verified>) -> (I
     let Fixture { ring, token_config, sessions, clock, store, .. } = fixture;
     let head = store.log_head().await.unwrap();
     let account = account(name, &["staff"]);
-    let issued = sessions.start(ring, token_config, &account, head, CLIENT, "browser", replaces).await.unwrap();
+    let replaces: Vec<&Verified> = replaces.into_iter().collect();
+    let issued = sessions.start(ring, token_config, &account, head, CLIENT, "browser", &replaces).await.unwrap();
     let verified = ring.verify(issued.token.expose(), clock.unix_seconds()).unwrap();
     (issued, Arc::new(verified))
 }
@@ -76,6 +77,7 @@ fn a_cookie_is_renewed_below_half_of_its_life_and_a_bearer_token_never() {
         caller: Caller::Anonymous(Unidentified::NoCredential),
         credential: None,
         standing: Standing::Current,
+        other_cookies: Vec::new(),
         stale_cookie: false,
         own_bearer: false,
         unknown_key: false,
@@ -441,7 +443,7 @@ async fn a_login_that_a_revocation_overtook_is_none() {
     let kim = account("kim", &[]);
     let head = store.log_head().await.unwrap();
     sessions.revoke_account(token_config, &kim.id).await.unwrap();
-    let result = sessions.start(ring, token_config, &kim, head, CLIENT, "", None).await;
+    let result = sessions.start(ring, token_config, &kim, head, CLIENT, "", &[]).await;
     assert!(matches!(result, Err(StoreError::Conflict)));
     assert!(store.stored().is_empty());
 }
@@ -488,7 +490,7 @@ async fn nothing_is_promised_when_the_store_takes_nothing() {
     assert!(sessions.end(token_config, &verified, None).await.is_err());
     assert!(sessions.revoke_account(token_config, &verified.account).await.is_err());
     assert!(sessions.revoke_all(token_config).await.is_err());
-    assert!(sessions.start(ring, token_config, &account("kim", &[]), 5, CLIENT, "", None).await.is_err());
+    assert!(sessions.start(ring, token_config, &account("kim", &[]), 5, CLIENT, "", &[]).await.is_err());
     assert_eq!(fixture.revocations.standing(&verified), Standing::Current);
 }
 
@@ -498,7 +500,7 @@ async fn a_token_that_no_browser_would_keep_is_not_issued() {
     let Fixture { ring, token_config, sessions, store, .. } = &fixture;
     let names: Vec<_> = (0..100).map(|number| format!("a-group-with-a-rather-long-name-{number}")).collect();
     let crowd: Vec<&str> = names.iter().map(String::as_str).collect();
-    let result = sessions.start(ring, token_config, &account("kim", &crowd), 5, CLIENT, "", None).await;
+    let result = sessions.start(ring, token_config, &account("kim", &crowd), 5, CLIENT, "", &[]).await;
     assert!(matches!(result, Err(StoreError::TooLarge { .. })));
     assert!(store.stored().is_empty());
     // A renewal goes on with the old cookie, and the new groups count.
@@ -540,7 +542,7 @@ fn every_call_can_be_awaited_on_any_runtime() {
     let kim = account("kim", &[]);
     any_thread(sessions.end(token_config, &verified, None));
     any_thread(sessions.revoke_account(token_config, &kim.id));
-    any_thread(sessions.start(ring, token_config, &kim, 5, CLIENT, "", Some(&verified)));
+    any_thread(sessions.start(ring, token_config, &kim, 5, CLIENT, "", &[&verified]));
     let identified = cookie(&fixture, &verified);
     any_thread(refresh(&fixture, &identified));
 }

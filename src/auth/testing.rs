@@ -104,6 +104,7 @@ impl Fixture {
             caller: Caller::Person(Arc::clone(&verified.principal)),
             standing: self.revocations.standing(&verified),
             credential: Some((verified, source)),
+            other_cookies: Vec::new(),
             stale_cookie: false,
             own_bearer: source == Source::Bearer,
             unknown_key: false,

@@ -241,6 +241,7 @@ async fn serve(
     let mut response = match route.target {
         Target::Portal(endpoint) => {
             let presented = known.presented(core, live, &parts.headers);
+            let cookies = known.cookies(core, live, parts);
             let visit = Visit {
                 config: &live.config,
                 ring: &live.ring,
@@ -248,6 +249,7 @@ async fn serve(
                 caller: &known.caller,
                 credential: known.credential(),
                 presented: presented.as_deref(),
+                cookies: &cookies,
                 renewed_until: known.issued.as_ref().map(|issued| issued.expires),
             };
             if endpoint == Endpoint::Login && forwarded::comes_disbelieved(&parts.headers, admitted) {
@@ -323,7 +325,9 @@ async fn serve(
         && matches!(route.target, Target::Portal(_))
         && matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::SEE_OTHER)
     {
-        clear_cookie(live, response.headers_mut(), secure);
+        // Other proxies pass one cookie on, if any.
+        let twins = !matches!(route.target, Target::Portal(Endpoint::Check));
+        clear_cookie(live, response.headers_mut(), secure, twins);
     }
     Ok(response)
 }
@@ -352,6 +356,27 @@ impl Known {
             Caller::Person(_) => self.identified.credential.as_ref().map(|(verified, _)| &**verified),
             Caller::Anonymous(_) => None,
         }
+    }
+
+    /// Every valid cookie of our name, for what a `POST` to the portal ends or replaces.
+    fn cookies(&self, core: &Core, live: &Live, parts: &Parts) -> Vec<(Arc<Verified>, Option<String>)> {
+        if parts.method != http::Method::POST {
+            return Vec::new();
+        }
+        let shared = core.shared();
+        let (name, now) = (&live.config.cookie.name, shared.clock().unix_seconds());
+        let own = self.identified.credential.iter().filter(|(_, source)| *source == Source::Cookie);
+        let all = own.map(|(verified, _)| verified).chain(&self.identified.other_cookies);
+        all.map(|verified| {
+            let credential = (Arc::clone(verified), Source::Cookie);
+            let text = core.with_tokens(|tokens| {
+                let shown = shared.sessions().has_centre();
+                let find = || presented(&parts.headers, name, &live.ring, tokens, &credential, now).map(str::to_owned);
+                shown.then(find).flatten()
+            });
+            (credential.0, text)
+        })
+        .collect()
     }
 
     /// The text of the token, for a gateway that has to show it to its centre.
@@ -486,10 +511,13 @@ fn add_cookie(live: &Live, headers: &mut HeaderMap, issued: &Issued, secure: boo
 }
 
 /// Clears a cookie that is no login, unless the answer already says something about that cookie (a new login).
-fn clear_cookie(live: &Live, headers: &mut HeaderMap, secure: bool) {
+fn clear_cookie(live: &Live, headers: &mut HeaderMap, secure: bool, twins: bool) {
     let config = &live.config.cookie;
     if !headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), &config.name)) {
         headers.append(header::SET_COOKIE, cookies::set_cookie(config, secure, "", 0));
+        for line in twins.then(|| cookies::clear_twins(config, secure)).into_iter().flatten() {
+            headers.append(header::SET_COOKIE, line);
+        }
     }
 }
 

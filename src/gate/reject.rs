@@ -204,7 +204,7 @@ pub(super) fn answer(
     }
     if asked.stale_cookie && matches!(rejection, Rejection::Denied(Denied::LoginRequired(_))) {
         let scheme = asked.admitted.as_ref().map_or(Scheme::Http, |admitted| admitted.scheme);
-        super::clear_cookie(live, headers, live.secure_cookie(scheme));
+        super::clear_cookie(live, headers, live.secure_cookie(scheme), true);
     }
     if matches!(rejection, Rejection::Malformed(_)) {
         // Whoever sends this is not to be believed about where his next request begins.

@@ -66,6 +66,22 @@ struct Open {
     presented: Option<crate::secret::Secret<String>>,
 }
 
+impl Open {
+    /// The account was read again: it is judged anew. `None`: the login is over.
+    fn account_is(&mut self, person: Option<Arc<Principal>>) {
+        self.judged = std::sync::Weak::new();
+        // A foreign token grants no groups until it is renewed.
+        let is_foreign = self.whose.verified.as_ref().is_some_and(|verified| verified.session.is_none());
+        let grants_nothing = is_foreign && self.place.user.as_ref().is_some_and(|user| user.groups.is_empty());
+        if person.is_none() || !grants_nothing {
+            self.place.user = person;
+        }
+        if self.place.user.is_none() && !self.whose.is_public {
+            self.end.signal();
+        }
+    }
+}
+
 /// The signal that one stream is over.
 #[derive(Default)]
 struct End {
@@ -170,25 +186,14 @@ impl Streams {
             let read = reading.await;
             let mut open = self.open.borrow_mut();
             let Some(stream) = open.get_mut(&number) else { continue };
-            match read {
-                Ok(person) => {
-                    (stream.account_as_of, stream.unread_since) = (since, None);
-                    stream.judged = std::sync::Weak::new();
-                    // A foreign token grants no groups until it is renewed.
-                    let grants_nothing = |user: &Arc<Principal>| verified.session.is_none() && user.groups.is_empty();
-                    if person.is_none() || !stream.place.user.as_ref().is_some_and(grants_nothing) {
-                        stream.place.user = person;
-                    }
-                    if stream.place.user.is_none() && !stream.whose.is_public {
-                        stream.end.signal();
-                    }
-                }
+            if let Ok(person) = read {
+                (stream.account_as_of, stream.unread_since) = (since, None);
+                stream.account_is(person);
+            } else {
                 // As a request would, it goes on with old groups for as long as that is allowed.
-                Err(()) => {
-                    let first = *stream.unread_since.get_or_insert(now);
-                    if now.saturating_sub(first) >= staleness && !stream.whose.is_public {
-                        stream.end.signal();
-                    }
+                let first = *stream.unread_since.get_or_insert(now);
+                if now.saturating_sub(first) >= staleness && !stream.whose.is_public {
+                    stream.end.signal();
                 }
             }
         }

@@ -271,6 +271,23 @@ pub fn set_cookie(config: &Cookie, secure: bool, value: &str, max_age: u64) -> H
     write(value, max_age).or_else(|_| write("", 0)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// What clears our cookie's twins: cookies of its name that another configuration has set, for this host only or for
+/// every path. A browser sends them along, and takes each of them for a cookie of its own (RFC 6265 section 5.3).
+#[must_use]
+pub fn clear_twins(config: &Cookie, secure: bool) -> Vec<HeaderValue> {
+    let (domain, path) = (config.domain.as_str(), config.path.as_str());
+    let mut known = vec![(domain, path)];
+    let mut lines = Vec::new();
+    for twin in [("", path), (domain, "/"), ("", "/")] {
+        if !known.contains(&twin) {
+            known.push(twin);
+            let twin = Cookie { domain: twin.0.to_owned(), path: twin.1.to_owned(), ..config.clone() };
+            lines.push(set_cookie(&twin, secure, "", 0));
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -383,6 +400,29 @@ mod tests {
             set_cookie(&config, true, "a\nb", 60),
             "access_token=; Path=/; Domain=example.com; Max-Age=0; HttpOnly; SameSite=Lax; Secure"
         );
+    }
+
+    #[test]
+    fn twins_are_what_other_configurations_would_have_set() {
+        let twins = |domain: &str, path: &str| {
+            let config = Cookie {
+                name: "t".into(),
+                domain: domain.into(),
+                path: path.into(),
+                secure: crate::config::SecureCookie::Auto,
+                same_site: SameSite::Lax,
+            };
+            let lines = clear_twins(&config, false);
+            lines.iter().map(|line| line.to_str().unwrap().replace("; Max-Age=0; HttpOnly; SameSite=Lax", "")).collect()
+        };
+        let none: Vec<String> = twins("", "/");
+        assert!(none.is_empty());
+        let host_only: Vec<String> = twins("example.com", "/");
+        assert_eq!(host_only, ["t=; Path=/"]);
+        let other_path: Vec<String> = twins("", "/app");
+        assert_eq!(other_path, ["t=; Path=/"]);
+        let all: Vec<String> = twins("example.com", "/app");
+        assert_eq!(all, ["t=; Path=/app", "t=; Path=/; Domain=example.com", "t=; Path=/"]);
     }
 
     proptest! {

@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, ORIGIN, SET_COOKIE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{ORIGIN, SET_COOKIE};
+use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -14,6 +14,7 @@ use super::pages::LoginView;
 use super::words::Message;
 use super::{Call, Portal, RETRY_SOON, pages, retry_after};
 use crate::accounts::SignIn;
+use crate::auth::Verified;
 use crate::auth::session::Issued;
 use crate::clock::rfc3339;
 use crate::config::SecureCookie;
@@ -212,9 +213,9 @@ pub(super) async fn start_session(
 ) -> Result<Started, NotStarted> {
     let (visit, token) = (call.visit, &call.config().token);
     let (client, user_agent) = (visit.admitted.client, call.user_agent());
-    // A login takes the place of the browser's own session; a bearer token that came along is a script's and stays.
-    let replaces = visit.credential.filter(|_| !has_bearer(&call.head.headers));
-    let started = portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, replaces).await;
+    // A login takes the place of the browser's own sessions; a bearer token that came along is a script's and stays.
+    let replaces: Vec<&Verified> = visit.cookies.iter().map(|(verified, _)| &**verified).collect();
+    let started = portal.sessions.start(visit.ring, token, account, log_head, client, &user_agent, &replaces).await;
     let issued = started.map_err(|error| {
         if matches!(error, StoreError::TooLarge { .. }) {
             tracing::error!(username = %account.username, %error, "no browser would keep the token of this account");
@@ -233,12 +234,6 @@ pub(super) async fn start_session(
     Err(NotStarted::CookieTooLarge)
 }
 
-/// Whether an `Authorization: Bearer` came (RFC 6750 section 2.1; the scheme's case does not matter).
-fn has_bearer(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    lines.any(|line| line.as_bytes().get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"Bearer ")))
-}
-
 fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
     json!({
         "_id": account.id.as_str(),
@@ -253,17 +248,6 @@ fn granted_shape(account: &Account, issued: &Issued) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::secret::Secret;
-
-    #[test]
-    fn bearer_tokens_are_told_from_other_credentials() {
-        for (value, expected) in
-            [("Bearer x", true), ("bearer x", true), ("Basic x", false), ("Bearerx", false), ("", false)]
-        {
-            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
-            assert_eq!(has_bearer(&headers), expected, "{value}");
-        }
-        assert!(!has_bearer(&HeaderMap::new()));
-    }
 
     #[test]
     fn the_answer_has_the_promised_shape_and_no_secret() {

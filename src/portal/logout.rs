@@ -5,8 +5,10 @@ use hyper::body::Incoming;
 
 use super::form::Kind;
 use super::{Call, Portal, RETRY_SOON, pages, retry_after};
+use crate::auth::Verified;
 use crate::message::cookies;
 use crate::message::replies::{self, FormsLead, Reply};
+use crate::store::StoreError;
 
 /// `GET`: only asks, so that no image or link of another page logs anybody out.
 pub(super) fn show(call: Call<'_>) -> Reply {
@@ -35,9 +37,7 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
             Err(reply) => return *reply,
         },
     };
-    if let Some(credential) = call.visit.credential
-        && let Err(error) = portal.sessions.end(&call.config().token, credential, call.visit.presented).await
-    {
+    if let Err(error) = end_all(portal, call).await {
         tracing::warn!(%error, "a logout failed: nobody took it down");
         // The cookie stays: somebody who believes to be logged out must be.
         let detail = "the session could not be ended; try again";
@@ -46,6 +46,19 @@ pub(super) async fn submit(portal: &Portal, call: Call<'_>, body: Incoming) -> R
         return reply;
     }
     signed_out(call, rd.as_deref())
+}
+
+/// Ends every login that came with the request: of several cookies of our name each is one.
+async fn end_all(portal: &Portal, call: Call<'_>) -> Result<(), StoreError> {
+    let (visit, token) = (call.visit, &call.config().token);
+    let is_cookie = |one: &Verified| visit.cookies.iter().any(|(cookie, _)| std::ptr::eq(&raw const **cookie, one));
+    if let Some(credential) = visit.credential.filter(|credential| !is_cookie(credential)) {
+        portal.sessions.end(token, credential, visit.presented).await?;
+    }
+    for (cookie, presented) in visit.cookies {
+        portal.sessions.end(token, cookie, presented.as_deref()).await?;
+    }
+    Ok(())
 }
 
 /// The answer to somebody who is logged out now: off to `rd`, or 204.

@@ -70,6 +70,8 @@ pub struct Visit<'a> {
     pub credential: Option<&'a Verified>,
     /// Its text, where a centre has to be shown it.
     pub presented: Option<&'a str>,
+    /// Every valid cookie of our name that came with a `POST`, with its text where a centre has to be shown it.
+    pub cookies: &'a [(Arc<Verified>, Option<String>)],
     /// The new expiry (Unix seconds) where this request has just renewed the token.
     pub renewed_until: Option<u64>,
 }
@@ -338,6 +340,15 @@ impl<'a> Call<'a> {
 
     fn clear_cookie(self, reply: &mut Reply) {
         reply.headers_mut().insert(SET_COOKIE, self.set_cookie("", 0));
+        self.clear_twins(reply);
+    }
+
+    /// Clears what would stand beside our cookie.
+    fn clear_twins(self, reply: &mut Reply) {
+        let cookie = &self.config().cookie;
+        for line in cookies::clear_twins(cookie, cookie_is_secure(cookie.secure, self.visit.admitted.scheme)) {
+            reply.headers_mut().append(SET_COOKIE, line);
+        }
     }
 
     /// The cookie for a fresh token; `None` where browsers would drop it, being too large.

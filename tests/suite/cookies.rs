@@ -21,6 +21,50 @@ fn two_tokens_of_two_people_are_no_login_and_a_forged_one_beside_a_good_one_does
     assert_eq!(gateway.send(&lines).status, 401);
 }
 
+/// Several cookies of our name in one request, as a browser sends a host-only one of yesterday and a domain's of today.
+#[test]
+fn of_several_valid_cookies_every_one_counts() {
+    let upstream = Upstream::plain();
+    let gateway = Builder::guarding(&upstream)
+        .user("lee", &[])
+        .set("cookie.domain", "\"example.com\"")
+        .set("cookie.path", "\"/app\"")
+        .start();
+    let is_good = |token: &str| gateway.get_with("/check", token).status == 200;
+    let both = |request: Request, one: &str, other: &str| {
+        request.field("Cookie", &format!("access_token={one}; access_token={other}"))
+    };
+    let logins = [("kim", "kim"), ("kim", "lee")];
+    for (one, other) in logins {
+        let tokens = [gateway.login(one), gateway.login(other)];
+        let [first, second] = tokens.each_ref();
+        assert!(is_good(first) && is_good(second), "each is a login of its own");
+        let reply = gateway.send(&both(Request::post("/logout"), first, second)).expect(204);
+        assert!(!is_good(first) && !is_good(second), "{one} and {other}: a logout ends both");
+        let cleared = reply.all("set-cookie");
+        for place in ["Path=/app; Domain=example.com;", "Path=/app; Max", "Path=/; Domain=example.com;", "Path=/; Max"]
+        {
+            assert!(cleared.iter().any(|line| line.contains(place)), "{place} in {cleared:?}");
+        }
+        // A login in the same browser takes the place of both.
+        let tokens = [gateway.login(one), gateway.login(other)];
+        let [first, second] = tokens.each_ref();
+        let body = json!({ "username": "kim", "password": PASSWORD });
+        let reply = gateway.send(&both(Request::post("/login").json(&body), first, second)).expect(200);
+        assert!(!is_good(first) && !is_good(second), "{one} and {other}: a login replaces both");
+        assert_eq!(reply.all("set-cookie").iter().filter(|line| !line.contains("Max-Age=0")).count(), 1);
+        // What is over is cleared wherever it may be, but other proxies get one line.
+        let refused = gateway.send(&both(Request::get("/page"), first, second)).expect(401);
+        assert_eq!(refused.all("set-cookie").len(), 4);
+        assert_eq!(gateway.send(&both(Request::get("/check"), first, second)).expect(401).all("set-cookie").len(), 1);
+    }
+    // "Sign out everywhere" ends both of one person too.
+    let tokens = [gateway.login("kim"), gateway.login("kim")];
+    let [first, second] = tokens.each_ref();
+    gateway.send(&both(Request::post("/account/sessions").json(&json!({ "everywhere": "1" })), first, second));
+    assert!(!is_good(first) && !is_good(second));
+}
+
 #[test]
 fn only_the_exact_name_is_a_login() {
     let upstream = Upstream::plain();

@@ -110,7 +110,7 @@ impl People {
         let live = self.shared.live();
         let client = "192.0.2.7".parse().unwrap();
         let started =
-            self.sessions.start(&live.ring, &live.config.token, &account, log_head, client, "fuzz", None).await;
+            self.sessions.start(&live.ring, &live.config.token, &account, log_head, client, "fuzz", &[]).await;
         let Issued { token, expires, session, .. } = started.unwrap();
         let session = Some(session.to_string());
         let text = token.expose().clone();
