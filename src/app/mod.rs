@@ -297,8 +297,7 @@ fn telemetry(config: &Config, clock: &Clock, access: bool) -> Result<Telemetry, 
         // A command's output is its own; what it changes is in the server's log only when a server runs.
         None => Audit::silent(clock.clone()),
     };
-    let access = AccessLog::start(clock.clone(), metrics.clone(), config.log.format, access && config.log.access)
-        .map_err(system("the access log can't be started"))?;
+    let access = AccessLog::new(clock.clone(), metrics.clone(), config.log.format, access && config.log.access);
     Ok(Telemetry { access, audit, metrics })
 }
 

@@ -82,7 +82,7 @@ impl Fixture {
             store.put(account(name, &["staff"]));
         }
         let metrics = metrics::Metrics::default();
-        let log = access::AccessLog::start(clock.clone(), metrics.clone(), config::LogFormat::Json, false).unwrap();
+        let log = access::AccessLog::new(clock.clone(), metrics.clone(), config::LogFormat::Json, false);
         let audit = audit::Audit::to_file(clock.clone(), &folder.path().join("audit")).unwrap();
         let telemetry = Telemetry { access: log, audit, metrics };
         let shared: Arc<dyn Store> = Arc::<Double>::clone(&store);

@@ -16,11 +16,12 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::Stage;
 use super::pace::{Cut, Pace, PacedBody};
+use super::roster::Roster;
 use super::socket::{HeadLimits, Paced, Seat};
 use crate::clock::KeptAlarm;
 use crate::config::Limits;
@@ -34,13 +35,21 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// How many headers hyper takes unless told otherwise; more are answered with 431. A test holds it.
 const DEFAULT_MAX_HEADERS: usize = 100;
 
-/// Serves one connection to its end.
-pub(super) async fn serve<S>(socket: S, peer: Option<IpAddr>, core: Rc<Core>, stage: watch::Receiver<Stage>)
-where
+/// Serves one connection to its end. `admission`: its place under
+/// `max_connections`, which a tunnel that comes of it keeps.
+pub(super) async fn serve<S>(
+    socket: S,
+    peer: Option<IpAddr>,
+    admission: Option<(OwnedSemaphorePermit, Arc<Roster>)>,
+    core: Rc<Core>,
+    stage: watch::Receiver<Stage>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = core.shared().live().config.server.limits.clone();
-    let pace = Pace::new(core.shared().clock());
+    let (permit, roster) = admission.unzip();
+    let pace = Pace::new(core.shared().clock(), permit);
+    let _entry = roster.map(|roster| roster.enter(&pace));
     let seat: Seat<S> = Seat::default();
     let protocol = protocol(&limits);
     let client = Client { peer, ties: Rc::default() };
@@ -53,10 +62,10 @@ where
 
     let mut turn = Turn::Resting(socket);
     let mut alarm = KeptAlarm::default();
-    let mut leaving = false;
-    let mut listens = false;
+    let (mut leaving, mut listens) = (false, false);
     let mut stage_changes = pin!(stage_reached(stage));
     let over = std::future::poll_fn(|task: &mut Context<'_>| {
+        pace.is_driven_by(task);
         loop {
             match std::mem::replace(&mut turn, Turn::Over) {
                 Turn::Resting(mut socket) => match poll_first(&mut socket, task) {
@@ -159,6 +168,9 @@ enum Due {
 
 /// Ready when it is time for something. `rests`: there is nothing to give up.
 fn poll_due(pace: &Pace, limits: &Limits, rests: bool, alarm: &mut KeptAlarm, task: &mut Context<'_>) -> Poll<Due> {
+    if pace.has_to_leave() {
+        return Poll::Ready(Due::Close(Cut::Crowded));
+    }
     let closes = pace.deadline(limits);
     let rests_at = if rests { None } else { pace.rests_at() };
     let due = match (closes, rests_at) {
@@ -176,7 +188,9 @@ fn tell(cut: Cut, peer: Option<IpAddr>) {
     let client = peer.map(tracing::field::display);
     match cut {
         Cut::Stall => tracing::info!(client, key = cut.key(), "a client did not take its answer and is cut off"),
-        Cut::Header | Cut::Idle => tracing::debug!(client, key = cut.key(), "a client was silent and is cut off"),
+        Cut::Header | Cut::Idle | Cut::Crowded => {
+            tracing::debug!(client, key = cut.key(), "a client was silent and is cut off");
+        }
         Cut::Linger => {}
     }
 }

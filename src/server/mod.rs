@@ -7,6 +7,7 @@ mod connection;
 mod handover;
 mod listener;
 mod pace;
+mod roster;
 mod socket;
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 pub use self::handover::{Inheritance, Offer, Succeeded, Taken};
 use self::listener::{Accepted, Accepting, Listener};
 pub use self::listener::{ListenError, Listeners};
+use self::roster::Roster;
 use crate::gate::{Core, Shared};
 
 /// How far the process is on its way out.
@@ -46,7 +48,7 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (_stage, stages) = watch::channel(Stage::Serve);
-    connection::serve(socket, peer, core, stages).await;
+    connection::serve(socket, peer, None, core, stages).await;
 }
 
 /// All workers.
@@ -63,13 +65,16 @@ impl Workers {
         let (stage, _) = watch::channel(Stage::Serve);
         let (finished, done) = mpsc::unbounded_channel();
         let open = Arc::new(AtomicUsize::new(0));
-        let permits = Arc::new(Semaphore::new(shared.live().config.server.limits.max_connections));
+        let places = roster::fitting(shared.live().config.server.limits.max_connections);
+        let permits = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let roster = Arc::new(Roster::default());
         let mut threads = Vec::new();
         for (number, own) in std::mem::take(&mut listeners.by_worker).into_iter().enumerate() {
             let worker = Worker {
                 shared: Arc::clone(shared),
                 stage: stage.subscribe(),
                 permits: Arc::clone(&permits),
+                roster: Arc::clone(&roster),
                 open: Arc::clone(&open),
             };
             let finished = finished.clone();
@@ -144,6 +149,7 @@ struct Worker {
     shared: Arc<Shared>,
     stage: watch::Receiver<Stage>,
     permits: Arc<Semaphore>,
+    roster: Arc<Roster>,
     open: Arc<AtomicUsize>,
 }
 
@@ -221,7 +227,7 @@ impl Worker {
     /// that they are connected.
     fn accept(&self, listener: Accepting, core: Rc<Core>, open: Rc<Open>) -> impl Future<Output = ()> + 'static {
         let mut stage = self.stage.clone();
-        let permits = Arc::clone(&self.permits);
+        let (permits, roster) = (Arc::clone(&self.permits), Arc::clone(&self.roster));
         let all = Arc::clone(&self.open);
         async move {
             let mut trouble = Trouble::default();
@@ -241,9 +247,8 @@ impl Worker {
                         continue;
                     }
                 };
-                // Waits where the limit is reached: one connection more, unserved, until another one ends.
-                let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
-                serve(accepted, Some(permit), &core, &open, &all, &stage);
+                let permit = place(&permits, &roster).await;
+                serve(accepted, Some((permit, Arc::clone(&roster))), &core, &open, &all, &stage);
             }
             // What the runtime has not yet heard of is asked of the kernel itself.
             for accepted in listener.rest() {
@@ -253,10 +258,26 @@ impl Worker {
     }
 }
 
+/// A place under `max_connections`. Where there is none, connections that have idled longest make room; where none idles,
+/// this one waits, unserved, until another one ends.
+async fn place(permits: &Arc<Semaphore>, roster: &Roster) -> OwnedSemaphorePermit {
+    /// Then somebody may have become idle.
+    const AGAIN: Duration = Duration::from_millis(50);
+    loop {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return permit;
+        }
+        roster.make_room();
+        if let Ok(Ok(permit)) = tokio::time::timeout(AGAIN, Arc::clone(permits).acquire_owned()).await {
+            return permit;
+        }
+    }
+}
+
 /// Gives a connection a task of its own. `permit`: its place under `max_connections`.
 fn serve(
     accepted: Accepted,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<(OwnedSemaphorePermit, Arc<Roster>)>,
     core: &Rc<Core>,
     open: &Rc<Open>,
     all: &Arc<AtomicUsize>,
@@ -266,10 +287,10 @@ fn serve(
     let (core, stage) = (Rc::clone(core), stage.clone());
     tokio::task::spawn_local(async move {
         match accepted {
-            Accepted::Tcp(socket, peer) => connection::serve(socket, Some(peer), core, stage).await,
-            Accepted::Unix(socket) => connection::serve(socket, None, core, stage).await,
+            Accepted::Tcp(socket, peer) => connection::serve(socket, Some(peer), permit, core, stage).await,
+            Accepted::Unix(socket) => connection::serve(socket, None, permit, core, stage).await,
         }
-        drop((counted, permit));
+        drop(counted);
     });
 }
 

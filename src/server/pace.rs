@@ -6,11 +6,12 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::clock::Clock;
 use crate::config::Limits;
@@ -44,6 +45,12 @@ pub(super) struct Pace {
     ended: AtomicBool,
     /// Milliseconds since `origin` at which the connection began to be closed.
     closing_since: AtomicU64,
+    /// Wakes the connection's task; there once it has begun.
+    task: OnceLock<Waker>,
+    /// Somebody else needs the place, if the connection is still idle.
+    sent_away: AtomicBool,
+    /// The connection's place under `max_connections`. Whatever becomes of the socket, a tunnel too, keeps this alive.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// What the socket has to tell about a request.
@@ -104,6 +111,8 @@ pub(super) enum Cut {
     Idle,
     Stall,
     Linger,
+    /// It was idle, and others need its place.
+    Crowded,
 }
 
 impl Cut {
@@ -114,6 +123,7 @@ impl Cut {
             Self::Idle => "server.limits.idle_timeout",
             Self::Stall => "server.limits.stall_timeout",
             Self::Linger => "",
+            Self::Crowded => "server.limits.max_connections",
         }
     }
 
@@ -124,12 +134,13 @@ impl Cut {
             Self::Idle => "idle_timeout",
             Self::Stall => "stall_timeout",
             Self::Linger => "client_left",
+            Self::Crowded => "max_connections",
         }
     }
 }
 
 impl Pace {
-    pub(super) fn new(clock: &Clock) -> Arc<Self> {
+    pub(super) fn new(clock: &Clock, place: Option<OwnedSemaphorePermit>) -> Arc<Self> {
         Arc::new(Self {
             clock: clock.clone(),
             origin: clock.instant(),
@@ -145,6 +156,9 @@ impl Pace {
             may_send_on: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             closing_since: AtomicU64::new(0),
+            task: OnceLock::new(),
+            sent_away: AtomicBool::new(false),
+            _place: place,
         })
     }
 
@@ -324,6 +338,38 @@ impl Pace {
     /// Whether the connection waits for its next request.
     pub(super) fn is_idle(&self) -> bool {
         self.is_in(IDLE)
+    }
+
+    /// Since when, as [`Clock::ticks`] counts, the connection is idle: it waits for its next request, has been silent since it
+    /// came, or is only kept so that the last answer is read. `None`: a request is under way, or has begun to come.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        /// The first request of a connection may be on its way.
+        const NEW: u64 = 100;
+        let since = self.since.load(Ordering::Relaxed);
+        let silent = self.is_waiting_for_a_head() && !self.holds() && self.now().saturating_sub(since) >= NEW;
+        let is_taken = self.stalled_since.load(Ordering::Relaxed) == 0;
+        let idle = (self.is_idle() && is_taken && !self.holds()) || self.is_lingering() || silent;
+        idle.then_some(self.origin_ticks + since)
+    }
+
+    /// This task is to be woken when the connection is sent away.
+    pub(super) fn is_driven_by(&self, task: &Context<'_>) {
+        let _ = self.task.get_or_init(|| task.waker().clone());
+    }
+
+    /// Another connection needs the place.
+    pub(super) fn send_away(&self) {
+        self.sent_away.store(true, Ordering::Relaxed);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Whether the connection has to leave: it was sent away, and is still idle.
+    pub(super) fn has_to_leave(&self) -> bool {
+        self.sent_away.load(Ordering::Relaxed)
+            && self.sent_away.swap(false, Ordering::Relaxed)
+            && self.idle_since().is_some()
     }
 
     /// When nothing of this connection is worth keeping but its socket, if nothing happens until then: it is idle, and hyper

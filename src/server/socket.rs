@@ -444,7 +444,7 @@ mod tests {
     /// A connection that has just come, and its client's end.
     fn connection(clock: &Clock) -> (Paced<DuplexStream>, DuplexStream, Arc<Pace>) {
         let (ours, theirs) = tokio::io::duplex(4096);
-        let pace = Pace::new(clock);
+        let pace = Pace::new(clock, None);
         (Paced::new(ours, Vec::new(), HEADS, Arc::clone(&pace), Seat::default()), theirs, pace)
     }
 
@@ -725,7 +725,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_before_comes_first_and_the_socket_comes_back() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let (pace, seat) = (Pace::new(&Clock::manual(1_000)), Seat::default());
+        let (pace, seat) = (Pace::new(&Clock::manual(1_000), None), Seat::default());
         let mut paced = Paced::new(ours, HEAD[..5].to_vec(), HEADS, Arc::clone(&pace), Arc::clone(&seat));
         theirs.write_all(&HEAD[5..]).await.unwrap();
         assert_eq!(given(&mut paced).as_deref(), Some(HEAD));

@@ -1,18 +1,20 @@
 //! The access log: one JSON line for every request, written when its body has ended.
 //!
-//! Lines are collected per thread and handed to a writer thread in blocks, so that a request never waits for a disk.
+//! Lines are collected per thread and handed over in blocks, so that a request never waits for a disk, nor for whoever
+//! reads the log.
 
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
 
 use super::metrics::{Metrics, RouteCounters};
+use super::output::Output;
+use super::printable;
 use crate::address::Address;
 use crate::clock::{Clock, rfc3339};
 use crate::config::LogFormat;
@@ -96,19 +98,13 @@ pub struct AccessLog {
     clock: Clock,
     metrics: Metrics,
     format: LogFormat,
-    writer: Option<SyncSender<Message>>,
+    enabled: bool,
 }
 
-enum Message {
-    Block(Vec<u8>),
-    /// Answer when everything before this has been written.
-    Barrier(SyncSender<()>),
-}
-
-/// A thread's own lines go to the writer when this many bytes have come together, or at [`AccessLog::flush`].
+/// A thread's own lines are handed over when this many bytes have come together, or at [`AccessLog::flush`].
 const BLOCK: usize = 60 * 1024;
-/// Blocks that may wait for a slow disk or pipe; then requests wait, for a lost line is worse.
-const BLOCKS: usize = 64;
+/// How long the end of the process waits for the last lines to be read.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -116,16 +112,10 @@ thread_local! {
 }
 
 impl AccessLog {
-    /// Starts the writer thread; lines go to standard output. `enabled` false: only the metrics are kept.
-    pub fn start(clock: Clock, metrics: Metrics, format: LogFormat, enabled: bool) -> std::io::Result<Self> {
-        let writer = if enabled {
-            let (sender, blocks) = sync_channel(BLOCKS);
-            std::thread::Builder::new().name(String::from("access-log")).spawn(move || write_blocks(blocks))?;
-            Some(sender)
-        } else {
-            None
-        };
-        Ok(Self { clock, metrics, format, writer })
+    /// Lines go to standard output. `enabled` false: only the metrics are kept.
+    #[must_use]
+    pub const fn new(clock: Clock, metrics: Metrics, format: LogFormat, enabled: bool) -> Self {
+        Self { clock, metrics, format, enabled }
     }
 
     /// The metrics that every entry counts into.
@@ -140,7 +130,7 @@ impl AccessLog {
         if entry.decision == "deny" {
             self.metrics.denied(entry.reason);
         }
-        if self.writer.is_none() {
+        if !self.enabled {
             return;
         }
         LINES.with_borrow_mut(|lines| {
@@ -149,7 +139,7 @@ impl AccessLog {
                 LogFormat::Text => self.text(lines, entry),
             }
             if lines.len() >= BLOCK {
-                self.send(lines);
+                Self::send(lines);
             }
         });
     }
@@ -157,30 +147,22 @@ impl AccessLog {
     /// Hands this thread's lines to the writer. Each worker calls it a few times a second and before it ends.
     pub fn flush(&self) {
         LINES.with_borrow_mut(|lines| {
-            if !lines.is_empty() {
-                self.send(lines);
+            if self.enabled && !lines.is_empty() {
+                Self::send(lines);
             }
         });
     }
 
-    /// Waits until every line that was flushed has been written. For the end of the process.
+    /// Waits until every line that was flushed has been written, but not for a reader that has stopped. For the end of the
+    /// process.
     pub fn close(&self) {
         self.flush();
-        if let Some(writer) = &self.writer {
-            let (done, wait) = sync_channel(1);
-            if writer.send(Message::Barrier(done)).is_ok() {
-                // An error means that the writer has ended, and with it everything to wait for.
-                let _ = wait.recv();
-            }
-        }
+        Output::standard().settle(LAST_LINES);
     }
 
-    fn send(&self, lines: &mut Vec<u8>) {
+    fn send(lines: &mut Vec<u8>) {
         let block = std::mem::replace(lines, Vec::with_capacity(lines.len().min(BLOCK) + 1024));
-        if let Some(writer) = &self.writer {
-            // The writer lives as long as its senders, so this fails only while the process ends.
-            let _ = writer.send(Message::Block(block));
-        }
+        Output::standard().send(block);
     }
 
     /// Written by hand: every request pays for it, and the field's names are ours.
@@ -236,25 +218,34 @@ impl AccessLog {
         lines.extend_from_slice(b"}\n");
     }
 
+    /// For a person: what happened first, then who and why.
     fn text(&self, lines: &mut Vec<u8>, entry: &Entry) {
         let client = entry.client.map_or_else(|| String::from("-"), |client| client.to_string());
         self.with_time(|time| {
-            let _ = writeln!(
+            let _ = write!(
                 lines,
-                "{time} {client} {} {} {} {} {} route={} user={} {} {} {:.3}ms{}",
-                entry.id(),
-                entry.method,
-                entry.host().escape_default(),
-                entry.path().escape_default(),
+                "{time} {client} {} {} {}{} {:.1}ms",
                 entry.status,
-                entry.route().escape_default(),
-                entry.user().escape_default(),
-                entry.decision,
-                entry.reason,
+                entry.method,
+                printable::text(entry.host()),
+                printable::text(entry.path()),
                 entry.duration.as_secs_f64() * 1e3,
-                entry.detail.as_ref().map(|detail| format!(" detail={}", detail.escape_default())).unwrap_or_default(),
             );
         });
+        for (name, value) in [
+            ("user", entry.user()),
+            ("route", entry.route()),
+            ("", entry.decision),
+            ("reason", entry.reason),
+            ("detail", entry.detail.as_deref().unwrap_or_default()),
+            ("id", short(entry.id())),
+        ] {
+            let is = if name.is_empty() { "" } else { "=" };
+            if !value.is_empty() {
+                let _ = write!(lines, " {name}{is}{}", printable::text(value));
+            }
+        }
+        lines.push(b'\n');
     }
 
     /// The time of the line; its text is made once a second.
@@ -270,6 +261,12 @@ impl AccessLog {
     }
 }
 
+/// The end of an id, which is the part that differs.
+fn short(id: &str) -> &str {
+    const SIGNS: usize = 8;
+    id.len().checked_sub(SIGNS).and_then(|at| id.get(at..)).unwrap_or(id)
+}
+
 /// A JSON string (RFC 8259 section 7). Text that needs no escaping, which is nearly all, is copied as it is.
 fn json_string(lines: &mut Vec<u8>, text: &str) {
     if is_plain(text) {
@@ -277,14 +274,15 @@ fn json_string(lines: &mut Vec<u8>, text: &str) {
         lines.extend_from_slice(text.as_bytes());
         lines.push(b'"');
     } else {
-        // Writing a string to a vector can't fail.
-        let _ = serde_json::to_writer(lines, text);
+        // Writing a string can't fail.
+        let written = serde_json::to_string(text).unwrap_or_default();
+        lines.extend_from_slice(printable::json(&written).as_bytes());
     }
 }
 
 #[expect(clippy::needless_bitwise_bool, reason = "without a way out in between, many bytes are looked at at once")]
 fn is_plain(text: &str) -> bool {
-    text.bytes().fold(true, |plain, byte| plain & (byte >= 0x20) & (byte != b'"') & (byte != b'\\'))
+    text.bytes().fold(true, |plain, byte| plain & (byte.wrapping_sub(0x20) < 0x5f) & (byte != b'"') & (byte != b'\\'))
 }
 
 /// Milliseconds with the microseconds behind the point.
@@ -304,20 +302,6 @@ fn milliseconds(lines: &mut Vec<u8>, duration: Duration) {
     }
 }
 
-fn write_blocks(messages: Receiver<Message>) {
-    for message in messages {
-        match message {
-            Message::Block(block) => {
-                let mut output = std::io::stdout().lock();
-                // A closed pipe must not end the gateway; there is nowhere left to report it either.
-                let _ = output.write_all(&block).and_then(|()| output.flush());
-            }
-            // Nobody waits any more: fine.
-            Message::Barrier(done) => drop(done.send(())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -329,7 +313,7 @@ mod tests {
             clock: Clock::manual(1_795_512_600),
             metrics: Metrics::default(),
             format: LogFormat::Json,
-            writer: None,
+            enabled: false,
         };
         let mut lines = Vec::new();
         log.json(&mut lines, entry);
@@ -347,6 +331,22 @@ mod tests {
         assert_eq!(line["kind"], "access");
         assert_eq!(line["client"], serde_json::Value::Null);
         assert_eq!(line["upstream_duration"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn nothing_in_a_line_hides_or_turns_what_follows() {
+        let entry = Entry { path: Some("/\u{9b}2J\u{202e}/é".into()), status: 200, ..Entry::new(None, Method::GET) };
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let log =
+                AccessLog { clock: Clock::manual(1_795_512_600), metrics: Metrics::default(), format, enabled: false };
+            let mut lines = Vec::new();
+            match format {
+                LogFormat::Json => log.json(&mut lines, &entry),
+                LogFormat::Text => log.text(&mut lines, &entry),
+            }
+            let line = String::from_utf8(lines).unwrap();
+            assert!(!line.contains(['\u{9b}', '\u{202e}']) && line.contains('é') && line.contains("202e"), "{line}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::printable;
 use crate::clock::{Clock, rfc3339};
 use crate::files;
 
@@ -80,7 +81,8 @@ impl Audit {
             event: &'a Event<'a>,
         }
         let line = Line { time: rfc3339(self.0.clock.unix_seconds()), kind: "audit", event };
-        let mut text = serde_json::to_string(&line).unwrap_or_default();
+        let text = serde_json::to_string(&line).unwrap_or_default();
+        let mut text = printable::json(&text).into_owned();
         match &self.0.sink {
             Sink::Log => crate::telemetry::log_line(&text),
             Sink::Nowhere => {}

@@ -97,6 +97,8 @@ struct Inner {
     hash_queue: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
     panics: Counter,
+    #[expect(dead_code, reason = "counted where the lines are lost")]
+    log_lines_lost: Counter,
 }
 
 impl Default for Metrics {
@@ -138,6 +140,11 @@ impl Default for Metrics {
             upstream_errors: register!(Family::default(), "upstream_errors", "Failed tries by upstream URL"),
             hash_queue: register!(Gauge::default(), "hash_queue", "Passwords waiting to be hashed"),
             reloads: register!(Family::default(), "reloads", "Reloads of the configuration by outcome"),
+            log_lines_lost: register!(
+                super::output::lost_lines().clone(),
+                "log_lines_lost",
+                "Lines of the log that were lost because nobody read it or it could not be written"
+            ),
             panics: register!(Counter::default(), "panics", "Requests that ended in a defect of the program"),
             registry: Registry::default(),
         };

@@ -553,6 +553,69 @@ fn exhaustion_161_at_the_limit_of_connections_the_next_one_waits_for_a_place() {
     cases::tried("connections over the limit", 60);
 }
 
+/// At the limit the connection that has idled longest makes room, and never one with a request under way; a tunnel is one.
+#[test]
+fn exhaustion_161_at_the_limit_the_one_that_idled_longest_makes_room() {
+    let upstream = Upstream::raw(|stream| {
+        let mut reader = Reader::new(stream);
+        while let Ok(Some(head)) = reader.head() {
+            if !head.all("upgrade").is_empty() {
+                let _ = reader.stream.write_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+                );
+                let _ = reader.rest();
+                return;
+            }
+            let _ = reader.stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let gateway = beside(&upstream, &upstream)
+        .set("server.limits.max_connections", "8")
+        .set("server.limits.header_timeout", "\"10m\"")
+        .set("server.limits.idle_timeout", "\"1h\"")
+        .start();
+    let open = Request::get("/open");
+    let mut idle: Vec<Connection> = (0..8).map(|_| gateway.connect()).collect();
+    for connection in &mut idle {
+        connection.send(&open).expect(200);
+    }
+    let mut ninth = gateway.connect();
+    ninth.send(&open).expect(200);
+    assert!(idle.remove(0).closes_within(PATIENCE), "the first has idled longest");
+    for connection in &mut idle {
+        connection.send(&open).expect(200);
+    }
+    ninth.send(&open).expect(200);
+    // Silent from the beginning is idle as well.
+    let silent: Vec<Connection> = (0..8).map(|_| gateway.connect()).collect();
+    gateway.send(&open).expect(200);
+    drop((silent, idle, ninth));
+
+    // Tunnels count, and stay.
+    let handshake = Request::get("/open")
+        .field("Upgrade", "websocket")
+        .field("Connection", "Upgrade")
+        .field("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .field("Sec-WebSocket-Version", "13");
+    let mut tunnels: Vec<Connection> = (0..8).map(|_| gateway.connect()).collect();
+    for tunnel in &mut tunnels {
+        tunnel.begin(&handshake);
+        tunnel.head("/open").unwrap().expect(101);
+    }
+    let mut next = gateway.connect();
+    next.begin(&open);
+    assert!(!next.closes_within(Duration::from_millis(500)) && next.reader.buffered.is_empty(), "a ninth was let in");
+    for tunnel in &mut tunnels {
+        tunnel.stream().set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(quiet(tunnel.stream()), "a tunnel was closed for another connection");
+    }
+    drop(tunnels.pop());
+    next.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    next.read("GET", "/open").expect(200);
+    cases::tried("connections at the limit", 25);
+}
+
 /// The shortest of several tries, which is the least disturbed one.
 fn shortest(connection: &mut Connection, request: &Request, status: u16) -> Duration {
     let once = |connection: &mut Connection| {

@@ -108,6 +108,7 @@ fn a_hostile_name_or_path_stays_inside_its_line() {
         "a\u{1b}[2J",
         "\"}\n{\"kind\":\"audit\"",
         "\u{202e}evil",
+        "\u{9b}2J",
         "{}%s%n",
         "'; DROP TABLE accounts; --",
         &"x".repeat(5000),
@@ -121,8 +122,60 @@ fn a_hostile_name_or_path_stays_inside_its_line() {
     wait::until("the lines", || gateway.audit("login_failed").len() >= 5);
     for line in gateway.logs().lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert!(!line.contains('\u{1b}'), "{line}");
+        assert!(!line.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\u{2028}']), "{line}");
+        assert!(!line.contains("\"timestamp\"") && line.contains("\"time\":"), "{line}");
     }
+}
+
+/// The log's reader has stopped: that costs lines, and nothing else.
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let upstream = Upstream::plain();
+    let mut gateway = Builder::guarding(&upstream)
+        .set("server.workers", "1")
+        .route("path = \"/open\"\naccess = \"public\"\nupstream = \"app\"")
+        .prepare();
+    let reader = gateway.serve_into_a_pipe();
+    // A pipe holds 64 KiB and the program 8 MiB: long paths fill both.
+    let target = format!("/open/{}", "x".repeat(30_000));
+    let mut connection = gateway.connect();
+    let lost = |gateway: &crate::support::Gateway| {
+        let text = gateway.get_admin("/metrics").expect(200).text();
+        let line = text.lines().find(|line| line.starts_with("doorward_log_lines_lost_total ")).unwrap().to_owned();
+        line.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    wait::until("lines to be lost", || {
+        for _ in 0..50 {
+            connection.send(&Request::get(&target)).expect(200);
+        }
+        lost(&gateway) > 0
+    });
+    let token = gateway.login("kim");
+    gateway.try_login("kim", WRONG).expect(401);
+    gateway.get_with("/", &token).expect(200);
+    gateway.command(&["user", "disable", "kim"]).expect(0);
+    gateway.get_with("/", &token).expect(401);
+    // Somebody reads again: it is told.
+    let read = std::thread::spawn(move || std::io::read_to_string(reader).unwrap());
+    wait::until("what was lost to be told", || {
+        gateway.get("/open").expect(200);
+        read.is_finished() || lost(&gateway) > 0
+    });
+    assert!(gateway.stop().success());
+    let log = read.join().unwrap();
+    assert!(log.contains("lines were lost"), "nothing tells of the lost lines");
+    // The same while nobody reads: SIGTERM ends it.
+    let reader = gateway.serve_into_a_pipe();
+    let mut connection = gateway.connect();
+    wait::until("lines to be lost", || {
+        for _ in 0..50 {
+            connection.send(&Request::get(&target)).expect(200);
+        }
+        lost(&gateway) > 0
+    });
+    drop(connection);
+    assert!(gateway.stop().success());
+    drop(reader);
 }
 
 #[test]

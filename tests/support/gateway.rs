@@ -304,6 +304,19 @@ impl Gateway {
         self.child = Some(command.spawn().unwrap());
     }
 
+    /// Starts the program with a pipe as its standard output that nobody reads unless the test does, and waits until it is
+    /// ready.
+    pub(crate) fn serve_into_a_pipe(&mut self) -> std::io::PipeReader {
+        let (reader, writer) = std::io::pipe().unwrap();
+        self.starts += 1;
+        let errors = File::options().create(true).append(true).open(self.folder.path().join("stderr")).unwrap();
+        let mut command = program(&["serve", "--config", self.config.to_str().unwrap()]);
+        command.stdout(writer).stderr(errors).envs(self.environment.iter().cloned());
+        self.child = Some(command.spawn().unwrap());
+        self.wait_until_ready();
+        reader
+    }
+
     /// Starts the program and waits until `/ready` says yes.
     pub(crate) fn serve(&mut self) {
         self.spawn();

@@ -222,7 +222,7 @@ impl World {
         let config = parse(&text, &origin, &secret).unwrap_or_else(|problems| panic!("{problems:?}"));
         let clock = Clock::manual(people::BEGIN);
         let metrics = Metrics::default();
-        let access = AccessLog::start(clock.clone(), metrics.clone(), LogFormat::Json, false).unwrap();
+        let access = AccessLog::new(clock.clone(), metrics.clone(), LogFormat::Json, false);
         let audit = Audit::silent(clock.clone());
         let telemetry = Telemetry { access, audit: audit.clone(), metrics: metrics.clone() };
         let store: Arc<dyn Store> = Arc::new(Memory::new(clock.clone()));
