@@ -79,6 +79,7 @@ pub fn headers(data: &[u8]) {
         spelling: &spelling,
         ties: &std::rc::Rc::default(),
         strip_prefix: "",
+        destination: None,
         guarded: &Guarded::new(&identity, true),
         identity: &pass.person().map(|person| crate::message::identity::lines(&identity, person)).unwrap_or_default(),
         cookie_name: "access_token",

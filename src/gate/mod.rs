@@ -7,7 +7,7 @@
 //!       resolve   router    no route, or readings that disagree
 //!       identify  auth      who sent it: no I/O
 //!       refresh   auth      near the half, or the account has changed: one reading of the account
-//!       decide    policy    the only maker of a Pass
+//!       decide    router    by the policy, the only maker of a Pass; every further target too
 //!       forward   upstream  with the Pass; or the portal answers
 //! ```
 //!
@@ -52,9 +52,10 @@ use crate::message::head::{self, RawTarget, Unreadable};
 use crate::message::replies::{Refused, Reply};
 use crate::message::spelling::Spelling;
 use crate::message::{caching, cookies, forwarded, origin};
-use crate::policy::{Caller, Denied, decide};
+use crate::policy::{Caller, Denied};
 use crate::portal::Visit;
 use crate::portal::language::Language;
+use crate::router::targets::decide;
 use crate::router::{Endpoint, Route, Target};
 pub use crate::upstream::Ties;
 use crate::upstream::{Answer, Outgoing};
@@ -228,13 +229,15 @@ async fn serve(
         context.entry.user = Some(Arc::clone(person));
     }
 
-    let pass = match decide(&route.policy, &known.caller) {
-        Ok(pass) => pass,
-        Err(denied) => {
+    let head = (&parts.method, &parts.headers);
+    let allowed = match decide(&live.router, route, admitted, head, &known.caller) {
+        Ok(allowed) => allowed,
+        Err(refusal) => {
             asked.remember(parts);
-            return Err(denied.into());
+            return Err(refusal.into());
         }
     };
+    let pass = allowed.pass;
     context.entry.decision = "allow";
     context.entry.reason = pass.reason();
     let secure = live.secure_cookie(admitted.scheme);
@@ -289,6 +292,7 @@ async fn serve(
                 peer,
                 request_id: &request_id,
                 strip_prefix: &route.strip_prefix,
+                destination: allowed.destination.as_ref().map(|destination| (destination.is_url, &*destination.path)),
                 guarded: &live.guarded,
                 identity: &identity,
                 cookie_name: &live.config.cookie.name,

@@ -16,6 +16,7 @@ use crate::message::return_to;
 use crate::policy::Denied;
 use crate::portal::{self, Failed};
 use crate::router::NoRoute;
+use crate::router::targets::{Refusal, Why};
 use crate::upstream;
 
 /// Everything that ends a request before its time.
@@ -27,6 +28,8 @@ pub(super) enum Rejection {
     NoRoute(NoRoute),
     #[error("refused")]
     Denied(Denied),
+    #[error("a further target: {0:?}")]
+    Target(Refusal),
     /// With what met what.
     #[error("a WebSocket handshake from another site")]
     ForeignOrigin(String),
@@ -56,6 +59,15 @@ impl From<Denied> for Rejection {
     }
 }
 
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.why {
+            Why::Denied(denied) => Self::Denied(denied),
+            Why::Target | Why::Header => Self::Target(refusal),
+        }
+    }
+}
+
 /// What the world is told of a rejection.
 struct Public {
     status: StatusCode,
@@ -79,6 +91,10 @@ impl Rejection {
             }
             Self::Denied(denied @ (Denied::NotOnList | Denied::Closed)) => {
                 (StatusCode::FORBIDDEN, denied.code(), "This account may not use this page.")
+            }
+            Self::Target(refusal) => {
+                let status = if refusal.why == Why::Header { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+                (status, refusal.code(), "The request names or takes along more than this account may use.")
             }
             Self::ForeignOrigin(_) => {
                 (StatusCode::FORBIDDEN, "cross_site", "Another site's page may not open a connection here.")
@@ -234,6 +250,7 @@ fn detail(rejection: &Rejection, live: &Live, asked: &Asked) -> Option<Box<str>>
             let routes = live.router.alternatives(&admitted.host, &admitted.readings, &asked.method);
             Some(format!("Routes: {}.", routes.join(", ")).into())
         }
+        (Rejection::Target(refusal), _) => Some(refusal.detail.as_str().into()),
         _ => None,
     }
 }
@@ -277,7 +294,11 @@ fn log(rejection: &Rejection, context: &Context) {
         Rejection::Upstream(error) => tracing::warn!(request_id, error = %Chain(error), "the upstream failed"),
         Rejection::NotReady => tracing::warn!(request_id, "refused: the revocation log or the account can't be read"),
         Rejection::Defect => tracing::error!(request_id, "refused: a defect of the program"),
-        Rejection::Malformed(_) | Rejection::NoRoute(_) | Rejection::Denied(_) | Rejection::ForeignOrigin(_) => {
+        Rejection::Malformed(_)
+        | Rejection::NoRoute(_)
+        | Rejection::Denied(_)
+        | Rejection::Target(_)
+        | Rejection::ForeignOrigin(_) => {
             tracing::debug!(request_id, reason = context.entry.reason, "refused");
         }
     }

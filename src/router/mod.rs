@@ -6,6 +6,7 @@
 //! does not depend on the number of routes.
 
 pub mod explain;
+pub mod targets;
 
 use std::collections::HashMap;
 
@@ -70,6 +71,8 @@ pub struct Route {
     pub strip_prefix: String,
     /// Its path holds a colon, a plus sign: then one in a request's path may be just that.
     literal: (bool, bool),
+    /// `None` for the portal's.
+    spot: Option<targets::Spot>,
 }
 
 /// Why there is no route.
@@ -163,6 +166,7 @@ impl Router {
                 api: false,
                 strip_prefix: String::new(),
                 literal: (false, false),
+                spot: None,
             });
         }
         for route in &config.routes {
@@ -188,6 +192,7 @@ impl Router {
             api: route.api,
             strip_prefix: route.strip_prefix.clone(),
             literal: (route.path.contains(':'), route.path.contains('+')),
+            spot: Some(targets::Spot::of(route)),
         });
     }
 

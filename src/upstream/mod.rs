@@ -63,6 +63,8 @@ pub struct Outgoing<'a> {
     pub request_id: &'a HeaderValue,
     /// Cut from the front of the path; `""`: nothing.
     pub strip_prefix: &'a str,
+    /// Takes the place of `Destination`: whether it is a URL, of the backend's own scheme and host, and its path.
+    pub destination: Option<(bool, &'a str)>,
     /// Which of the client's headers go no further.
     pub guarded: &'a Guarded,
     /// The lines of the head that name the person of the permission, and nobody else.
@@ -245,6 +247,7 @@ impl Upstreams {
                 parts,
                 outgoing,
                 forward_token: one.config.forward_token,
+                scheme: scheme_of(&one.config),
                 basic: one.config.basic,
                 framing,
                 trailers: &trailers,
@@ -278,14 +281,28 @@ impl Upstreams {
     }
 }
 
+/// By its first URL; mixed ones would need a `Destination` each.
+fn scheme_of(upstream: &config::Upstream) -> &'static str {
+    let is_tls = matches!(upstream.urls.first(), Some(config::UpstreamUrl::Https { .. }));
+    if is_tls { "https" } else { "http" }
+}
+
 /// A request's head as it would go to a backend, read back. `None`: its path can't be written without the prefix.
 #[cfg(any(test, fuzzing))]
 pub fn rewritten(parts: &Parts, outgoing: &Outgoing<'_>, forward_token: bool) -> Option<http::HeaderMap> {
     let trailers = trailers::announced(&parts.headers, |name| outgoing.guarded.covers(name));
     // A body is the business of others.
     let framing = request::Framing::Length(0);
-    let head =
-        request::Head { parts, outgoing, forward_token, basic: false, framing, trailers: &trailers, alone: false };
+    let head = request::Head {
+        parts,
+        outgoing,
+        forward_token,
+        scheme: "http",
+        basic: false,
+        framing,
+        trailers: &trailers,
+        alone: false,
+    };
     let mut written = Vec::new();
     head.write(&mut written, &outgoing.admitted.authority).ok()?;
     let mut fields = vec![httparse::EMPTY_HEADER; 4096];

@@ -119,6 +119,7 @@ async fn answer(
         peer: None,
         request_id: &HeaderValue::from_static("id"),
         strip_prefix: "",
+        destination: None,
         guarded: &Guarded::new(&[], false),
         identity: b"",
         cookie_name: "access_token",

@@ -39,6 +39,7 @@ mod durability;
 mod exchanges;
 mod exhaustion;
 mod framing;
+mod further_targets;
 mod hostile_framing;
 mod hostile_identity;
 mod hostile_login;

@@ -26,6 +26,8 @@ pub(in super::super) struct Head<'a> {
     pub(in super::super) parts: &'a Parts,
     pub(in super::super) outgoing: &'a Outgoing<'a>,
     pub(in super::super) forward_token: bool,
+    /// How the backend is reached: `http` or `https`.
+    pub(in super::super) scheme: &'static str,
     /// This backend is told who it is in `Authorization`: a client's own goes no further, whoever is logged in.
     pub(in super::super) basic: bool,
     pub(in super::super) framing: Framing,
@@ -64,6 +66,19 @@ impl Head<'_> {
                 continue;
             }
             if self.basic && *name == header::AUTHORIZATION {
+                continue;
+            }
+            if let Some((is_url, path)) = outgoing.destination
+                && name.as_str() == "destination"
+            {
+                into.extend_from_slice(b"Destination: ");
+                if is_url {
+                    for piece in [self.scheme.as_bytes(), b"://", host.as_bytes()] {
+                        into.extend_from_slice(piece);
+                    }
+                }
+                into.extend_from_slice(path.as_bytes());
+                into.extend_from_slice(b"\r\n");
                 continue;
             }
             let value = value.as_bytes();
