@@ -232,7 +232,7 @@ fn exhaustion_158_and_163_clients_that_do_not_read_are_cut_and_so_is_their_backe
     ] {
         let (upstream, running) = endless(head, &chunk());
         let other = Upstream::plain();
-        let gateway = beside(&upstream, &other).set("server.limits.idle_timeout", "\"2s\"").start();
+        let gateway = beside(&upstream, &other).set("server.limits.stall_timeout", "\"2s\"").start();
         serves_the_next(&gateway);
         let (files, memory) = (gateway.open_files(), gateway.memory());
         let stuck: Vec<Connection> = (0..CLIENTS)
