@@ -81,7 +81,10 @@ impl Report<'_> {
             (Expectation::Allow, _) => "forwarded",
             (Expectation::Login, _) => "a person is sent to the login page (303), a program gets 401",
             (Expectation::Deny, "no_route") => "404",
-            (Expectation::Deny, "ambiguous_path" | "bad_path") => "400",
+            (Expectation::Deny, "method_not_allowed") => "405",
+            (Expectation::Deny, "ambiguous_path" | "bad_path" | "bad_target" | "bad_target_header" | "bad_host") => {
+                "400"
+            }
             (Expectation::Deny, _) => "403",
         }
     }

@@ -1,12 +1,17 @@
 //! Why a request takes the route that it takes, for `doorward explain` and for policy tests.
 
-use http::Method;
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::{Method, Request};
 
+use super::targets::{self, Why};
 use super::{NoRoute, Route, Router, Target};
 use crate::config::{self, Config, Expectation, HostPattern};
-use crate::message::admit::Host;
+use crate::message::admit::{Admitted, Edge, Host, Scheme, admit};
+use crate::message::head::{self, RawTarget};
 use crate::message::path::Readings;
-use crate::policy::{self, Caller, Denied, Principal, Unidentified};
+use crate::policy::{Caller, Denied, Principal, Unidentified};
 
 /// All that can be said about one request without sending it.
 #[derive(Clone, Debug)]
@@ -101,26 +106,48 @@ fn why_not(route: &config::Route, host: &Host, path: &[u8], method: &Method) -> 
 
 /// What the gate would decide. `person`: who is logged in. `Err`: the URL can't be used.
 pub fn outcome(router: &Router, method: &Method, url: &str, person: Option<&Principal>) -> Result<Outcome, String> {
-    let (host, path) = split(url)?;
+    let (edge, head) = head_of(method, url)?;
     let refused = |reason| Outcome { decision: Expectation::Deny, reason, route: None };
-    let Some(readings) = Readings::of(path) else { return Ok(refused("bad_path")) };
-    Ok(match router.resolve(&host, &readings, method) {
-        Ok(route) => decide(route, person),
+    let admitted = match admit(&head, None, &edge) {
+        Ok(admitted) => admitted,
+        Err(malformed) => return Ok(refused(malformed.code())),
+    };
+    Ok(match router.resolve(&admitted.host, &admitted.readings, method) {
+        Ok(route) => decide(router, route, &admitted, &head, person),
         Err(none) => refused(none.code()),
     })
 }
 
-fn decide(route: &Route, person: Option<&Principal>) -> Outcome {
+fn decide(router: &Router, route: &Route, admitted: &Admitted, head: &Parts, person: Option<&Principal>) -> Outcome {
     let caller = match person {
         Some(person) => Caller::Person(std::sync::Arc::new(person.clone())),
         None => Caller::Anonymous(Unidentified::NoCredential),
     };
-    let (decision, reason) = match policy::decide(&route.policy, &caller) {
-        Ok(pass) => (Expectation::Allow, pass.reason()),
-        Err(denied @ Denied::LoginRequired(_)) => (Expectation::Login, denied.code()),
-        Err(denied) => (Expectation::Deny, denied.code()),
+    let (decision, reason) = match targets::decide(router, route, admitted, (&head.method, &head.headers), &caller) {
+        Ok(allowed) => (Expectation::Allow, allowed.pass.reason()),
+        Err(refusal) if matches!(refusal.why, Why::Denied(Denied::LoginRequired(_))) => {
+            (Expectation::Login, refusal.code())
+        }
+        Err(refusal) => (Expectation::Deny, refusal.code()),
     };
     Outcome { decision, reason, route: Some(route.name.clone()) }
+}
+
+/// The head of a request for this URL as it would come to the gate, from a peer that nobody trusts.
+fn head_of(method: &Method, url: &str) -> Result<(Edge, Parts), String> {
+    let (scheme, authority, target) = parts_of(url)?;
+    // Bytes that clients send and no URI holds come to the decision encoded, and as they are beside it.
+    let encoded = head::encoded(target.as_bytes());
+    let mut request = Request::builder()
+        .method(method)
+        .uri(&encoded)
+        .header(HOST, authority)
+        .body(())
+        .map_err(|_| format!("{target:?} can't stand in a request"))?;
+    if encoded != target {
+        request.extensions_mut().insert(RawTarget(Bytes::copy_from_slice(target.as_bytes())));
+    }
+    Ok((Edge { trusted_proxies: Vec::new(), scheme }, request.into_parts().0))
 }
 
 /// Runs the configuration's `[[test]]`s: one message for each that fails.
@@ -168,13 +195,23 @@ pub fn word(expectation: Expectation) -> &'static str {
 
 /// Host and raw path: a URL library would already remove the dot segments that are to be judged.
 fn split(url: &str) -> Result<(Host, &str), String> {
+    let (_, authority, target) = parts_of(url)?;
+    let host = Host::parse(authority).ok_or_else(|| format!("{authority:?} is not a host name"))?;
+    Ok((host, target.split('?').next().unwrap_or_default()))
+}
+
+/// Scheme, authority, and path with query: what a client sends of a URL, so without its fragment.
+fn parts_of(url: &str) -> Result<(Scheme, &str, &str), String> {
     const WRONG: &str = "write the URL as https://HOST/PATH";
     let (scheme, rest) = url.split_once("://").ok_or(WRONG)?;
-    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-        return Err(WRONG.to_owned());
-    }
+    let scheme = match scheme {
+        scheme if scheme.eq_ignore_ascii_case("http") => Scheme::Http,
+        scheme if scheme.eq_ignore_ascii_case("https") => Scheme::Https,
+        _ => return Err(WRONG.to_owned()),
+    };
     let (authority, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = Host::parse(authority).ok_or_else(|| format!("{authority:?} is not a host name"))?;
-    let path = target.split(['?', '#']).next().unwrap_or_default();
-    Ok((host, if path.is_empty() { "/" } else { path }))
+    Host::parse(authority).ok_or_else(|| format!("{authority:?} is not a host name"))?;
+    let target = target.split('#').next().unwrap_or_default();
+    // A query alone decides nothing.
+    Ok((scheme, authority, if target.starts_with('/') { target } else { "/" }))
 }

@@ -272,6 +272,17 @@ fn explain_agrees_with_what_the_gateway_does() {
         ("GET", "http://app.test/api/x", None, 401),
         ("GET", "http://app.test/api/x", Some("kim"), 200),
         ("GET", "http://app.test/public/..%2fadmin", None, 400),
+        ("GET", "http://app.test/a%00b", Some("kim"), 400),
+        ("GET", "http://app.test/a\"b", Some("kim"), 200),
+        // What the gate does not serve at all, and what it serves under any name.
+        ("TRACE", "http://app.test/public", None, 405),
+        ("TRACE", "http://app.test/", Some("root"), 405),
+        ("PURGE", "http://app.test/public/x", None, 200),
+        ("LIST", "http://app.test/admin", Some("kim"), 403),
+        // What takes along all that is below.
+        ("DELETE", "http://app.test/", Some("kim"), 403),
+        ("PROPFIND", "http://app.test/", Some("root"), 403),
+        ("MKCOL", "http://app.test/", Some("kim"), 200),
         ("GET", "http://app.test/public/..%2fadmin", Some("root"), 400),
         ("GET", "http://app.test/public/%00", None, 400),
         ("GET", "http://one.wild.test/x", None, 200),
@@ -298,6 +309,7 @@ fn explain_agrees_with_what_the_gateway_does() {
             ("login", _) => 401,
             ("deny", "no_route") => 404,
             ("deny", "bad_path" | "ambiguous_path") => 400,
+            ("deny", "method_not_allowed") => 405,
             ("deny", _) => 403,
             _ => panic!("{row}"),
         };
