@@ -1,6 +1,6 @@
 //! A whole gateway: started in order, watched by the control thread, taken down in order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +95,12 @@ async fn serve_behind(
     let copies = copies.map_err(system("the sockets can't be copied for a later process"))?;
 
     let shared = share(live, &rooms, telemetry);
-    let state =
-        Rc::new(State { shared: Arc::clone(&shared), store_problem: RefCell::new(None), centre: rooms.centre.clone() });
+    let state = Rc::new(State {
+        shared: Arc::clone(&shared),
+        leaving: Cell::new(false),
+        store_problem: RefCell::new(None),
+        centre: rooms.centre.clone(),
+    });
 
     let probing = Rc::new(RefCell::new(Probing::default()));
     probing.borrow_mut().start(&shared.live(), &clock);
@@ -136,6 +140,7 @@ async fn serve_behind(
     if let Some(offer) = &offer {
         offer.close();
     }
+    state.leaving.set(true);
     let stopped = take_down(&shared, &rooms.feed, workers, signals).await;
     own.close(config).await;
     if let Err(error) = rooms.store.close().await {
@@ -214,7 +219,16 @@ async fn open_listeners(config: &Config, inheritance: Option<&mut Inheritance>) 
 
 async fn take_down(shared: &Arc<Shared>, feed: &Feed, workers: Workers, signals: &mut Signals) -> Stopped {
     notify(&[sd_notify::NotifyState::Stopping]);
-    let limit = shared.live().config.server.drain;
+    let live = shared.live();
+    let (delay, limit) = (live.config.server.drain_delay, live.config.server.drain);
+    drop(live);
+    if !delay.is_zero() && !linger(delay, signals).await {
+        // Nothing is waited for: what runs is cut.
+        shared.drain();
+        feed.close();
+        let _ = workers.drain(Duration::ZERO).await;
+        return Stopped::Cut;
+    }
     tracing::info!(connections = workers.connections(), tunnels = shared.tunnels(), "draining");
     shared.drain();
     // Its answers have no end of their own.
@@ -232,6 +246,19 @@ async fn take_down(shared: &Arc<Shared>, feed: &Feed, workers: Workers, signals:
         () = signals.stop() => {
             tracing::warn!("a second signal: ending at once");
             Stopped::Cut
+        }
+    }
+}
+
+/// Goes on serving, new connections too, while those who send them learn from `/ready` that this process leaves. False
+/// where a second signal wants the end at once.
+async fn linger(delay: Duration, signals: &mut Signals) -> bool {
+    tracing::info!(seconds = delay.as_secs(), "leaving: new connections are served until server.drain_delay is over");
+    tokio::select! {
+        () = tokio::time::sleep(delay) => true,
+        () = signals.stop() => {
+            tracing::warn!("a second signal: ending at once");
+            false
         }
     }
 }
@@ -307,6 +334,8 @@ impl Probing {
 /// What the admin listener tells.
 pub(super) struct State {
     shared: Arc<Shared>,
+    /// The signal to end has come; connections may still be served, see `server.drain_delay`.
+    leaving: Cell<bool>,
     store_problem: RefCell<Option<String>>,
     centre: Option<Rc<Centre>>,
 }
@@ -315,7 +344,7 @@ impl Report for State {
     fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let mut add = |code, detail| reasons.push(Reason { code, detail });
-        if self.shared.is_draining() {
+        if self.leaving.get() {
             add("draining", String::from("the process is on its way out"));
         }
         if !self.shared.revocations().is_ready() {

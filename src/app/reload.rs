@@ -48,6 +48,8 @@ impl Reloader {
     pub(super) fn reload(&self) -> Result<(), String> {
         let outcome = self.try_to();
         let telemetry = self.shared.telemetry();
+        // Log rotation moves the file away and says so with the same signal.
+        telemetry.audit.look_for_file();
         match &outcome {
             Ok(()) => {
                 telemetry.metrics.reload("ok");

@@ -368,13 +368,14 @@ fn server(section: Section<'_>) -> Server {
         }
     }
     let drain = span(&section, "drain", "30s", "0s", "1d");
+    let drain_delay = span(&section, "drain_delay", "0s", "0s", "1h");
     if section.has("tls") {
         not_built(&section, "tls", "TLS on the listener");
     }
     let handover = section.boolean("handover", false);
     let limits = limits(section.section("limits"));
     section.close();
-    Server { listen, workers, trusted_proxies, drain, handover, limits }
+    Server { listen, workers, trusted_proxies, drain, drain_delay, handover, limits }
 }
 
 fn limits(section: Section<'_>) -> Limits {

@@ -8,7 +8,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         source: _,
         data_dir,
-        server: Server { listen, workers, trusted_proxies: _, drain: _, handover, limits },
+        server: Server { listen, workers, trusted_proxies: _, drain: _, drain_delay: _, handover, limits },
         admin,
         store,
         token: _,

@@ -75,6 +75,8 @@ pub struct Server {
     pub workers: usize,
     pub trusted_proxies: Vec<IpNet>,
     pub drain: Duration,
+    /// How long new connections are still accepted after the signal to end, while `/ready` says no.
+    pub drain_delay: Duration,
     /// Whether the next process on this data folder takes the listening sockets over.
     pub handover: bool,
     pub limits: Limits,

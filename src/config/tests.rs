@@ -77,6 +77,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.server.listen, [Listen::Tcp(([127, 0, 0, 1], 8080).into())]);
     assert!(config.server.workers > 0 && config.server.trusted_proxies.is_empty());
     assert_eq!(config.server.drain, seconds(30));
+    assert_eq!(config.server.drain_delay, seconds(0));
     let limits = &config.server.limits;
     assert_eq!(
         (limits.header_timeout, limits.idle_timeout, limits.body_timeout),

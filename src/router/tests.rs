@@ -35,6 +35,7 @@ fn config(routes: Vec<Rule>) -> Config {
             workers: 1,
             trusted_proxies: Vec::new(),
             drain: zero,
+            drain_delay: zero,
             handover: false,
             limits: config::Limits {
                 header_timeout: zero,

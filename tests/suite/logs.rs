@@ -200,3 +200,28 @@ fn audit_events_go_to_a_file_of_their_own_where_one_is_named() {
     assert!(events.iter().any(|event| event.contains("disable")), "{events:?}");
     assert_eq!(fs::metadata(&audit).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+#[test]
+fn an_audit_file_that_was_rotated_away_is_made_anew_with_and_without_a_signal() {
+    let upstream = Upstream::plain();
+    let builder = Builder::guarding(&upstream);
+    let audit = builder.folder().join("audit.log");
+    let gateway = builder.set("log.audit_file", &crate::support::gateway::quoted(&audit)).start();
+    gateway.login("kim");
+    for (number, signalled) in [(1, true), (2, false)] {
+        let moved = audit.with_extension(format!("log.{number}"));
+        fs::rename(&audit, &moved).unwrap();
+        if signalled {
+            gateway.signal(rustix::process::Signal::HUP);
+            wait::until("the reload in the new file", || {
+                fs::read_to_string(&audit).is_ok_and(|text| text.contains("\"reload\""))
+            });
+        }
+        wait::until("a login in the new file", || {
+            gateway.login("kim");
+            fs::read_to_string(&audit).is_ok_and(|text| text.contains("\"login\""))
+        });
+        let kept = fs::read_to_string(&moved).unwrap();
+        assert!(kept.contains("\"login\""), "{kept}");
+    }
+}

@@ -132,6 +132,40 @@ fn running_requests_finish_while_ready_says_no_and_a_second_signal_ends_at_once(
 }
 
 #[test]
+fn new_connections_are_served_for_drain_delay_while_ready_says_no() {
+    let upstream = Upstream::plain();
+    for twice in [false, true] {
+        let delay = if twice { "\"1h\"" } else { "\"2s\"" };
+        let mut gateway = Builder::guarding(&upstream).set("server.drain_delay", delay).start();
+        let token = gateway.login("kim");
+        let signalled = std::time::Instant::now();
+        gateway.signal(Signal::TERM);
+        wait::until("/ready to say no", || ready(gateway.admin) == Some(503));
+        let reasons = gateway.get_admin("/ready").expect(503).json();
+        assert_eq!(reasons["reasons"][0]["code"], "draining", "{reasons}");
+        if twice {
+            gateway.get_with("/", &token).expect(200);
+            gateway.signal(Signal::TERM);
+            assert_ne!(gateway.wait_for_exit().code(), Some(0));
+            continue;
+        }
+        let mut served = 0;
+        while let Ok(mut connection) = Connection::try_to(gateway.address) {
+            // The last one may be accepted by the kernel alone.
+            match connection.try_send(&Request::get("/").cookie(&token)) {
+                Ok(answer) => drop(answer.expect(200)),
+                Err(_) => break,
+            }
+            served += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(served > 0, "no new connection was served");
+        assert!(signalled.elapsed() >= Duration::from_secs(2), "closed after {:?}", signalled.elapsed());
+        assert_eq!(gateway.wait_for_exit().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_drain_that_runs_out_ends_with_1() {
     let upstream = Upstream::raw(|stream| {
         let _ = std::io::copy(&mut &stream, &mut std::io::sink());
