@@ -14,6 +14,9 @@ const MOST_AT_ONCE: usize = 32;
 const SHARE: usize = 8;
 /// Files that are not for connections: store, logs, listeners, admin.
 const OTHER_FILES: u64 = 64;
+/// So many client connections have one to a backend at the same time, where the limit of open files is large: the others
+/// idle, and idle ones have none.
+const BUSY_AT_ONCE: u64 = 4096;
 
 /// Who is connected.
 #[derive(Default)]
@@ -56,6 +59,12 @@ impl Roster {
     }
 }
 
+/// How many client connections fit into so many open files, so that those with a request under way can have a backend.
+fn most_connections(files: u64) -> usize {
+    let files = files.saturating_sub(OTHER_FILES);
+    usize::try_from((files / 2).max(files.saturating_sub(BUSY_AT_ONCE))).unwrap_or(usize::MAX)
+}
+
 /// Raises the soft limit of open files to the hard one. How many connections fit: each may need a file of its own and one
 /// for its backend.
 pub(super) fn fitting(wanted: usize) -> usize {
@@ -65,8 +74,7 @@ pub(super) fn fitting(wanted: usize) -> usize {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    let most =
-        files.map_or(usize::MAX, |files| usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX));
+    let most = files.map_or(usize::MAX, most_connections);
     if wanted <= most {
         return wanted;
     }
@@ -75,7 +83,21 @@ pub(super) fn fitting(wanted: usize) -> usize {
         used,
         max_connections = wanted,
         files = files.unwrap_or_default(),
-        "server.limits.max_connections does not fit the limit of open files (two for each connection); raise LimitNOFILE"
+        "server.limits.max_connections does not fit the limit of open files; raise LimitNOFILE"
     );
     used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_beside_their_backends() {
+        for (files, most) in
+            [(0, 0), (64, 0), (256, 96), (1024, 480), (8256, 4096), (20_000, 15_840), (1 << 20, 1_044_416)]
+        {
+            assert_eq!(most_connections(files), most, "{files} files");
+        }
+    }
 }

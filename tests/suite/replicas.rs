@@ -161,7 +161,7 @@ fn three_replicas_started_at_once_on_an_empty_database_make_one_schema_and_no_er
             "only bcrypt's cost is warned of: {logs}"
         );
     }
-    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["1"]]);
+    assert_eq!(database.sql("SELECT version FROM doorward_schema"), [["2"]]);
     // The same name made on two of them at once: one winner, and the other is told so.
     for round in 0..3 {
         let name = format!("person{round}");
@@ -869,7 +869,7 @@ fn a_request_makes_no_database_call() {
         connection.send(&Request::get("/").cookie(&token)).expect(200);
     }
     // What goes on beside requests, once a second each: a look at the log, and one at the database's health.
-    let beside = "query NOT LIKE '%FROM doorward_log_head h LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%' \
+    let beside = "query NOT LIKE '%FROM doorward_log_head h CROSS JOIN doorward_time t LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%' \
                   AND query NOT LIKE '%pg_stat_statements%'";
     let others = database.sql(&format!("SELECT calls, query FROM pg_stat_statements WHERE {beside}"));
     assert!(others.is_empty(), "{others:?}");
@@ -978,8 +978,7 @@ fn what_replicas_cost() {
     const A_WHILE: Duration = Duration::from_secs(20);
     const LOOK: &str = "query LIKE '%FROM doorward_log_head h LEFT JOIN%'";
     const HEALTH: &str = "query LIKE '%pg_is_in_recovery%'";
-    const OTHERS: &str =
-        "query NOT LIKE '%FROM doorward_log_head h LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%'";
+    const OTHERS: &str = "query NOT LIKE '%FROM doorward_log_head h CROSS JOIN doorward_time t LEFT JOIN%' AND query NOT LIKE '%pg_is_in_recovery%'";
     let _alone = Turn::alone();
     let upstream = Upstream::plain();
     let cluster = Cluster::start(&["shared_preload_libraries = 'pg_stat_statements'", "max_connections = 200"]);
