@@ -33,6 +33,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -47,7 +48,7 @@ use crate::auth::session::Issued;
 use crate::auth::{Asker, Identified, Source, Verified, identify, presented};
 use crate::context::Context;
 pub use crate::context::cutting;
-use crate::message::admit::{Admitted, admit};
+use crate::message::admit::{Admitted, admit, is_check_of_proxy};
 use crate::message::head::{self, RawTarget, Unreadable};
 use crate::message::replies::{Refused, Reply};
 use crate::message::spelling::Spelling;
@@ -192,6 +193,9 @@ async fn serve(
         Ok(admitted) => admitted,
         Err(malformed) => {
             context.entry.path = Some(parts.uri.path().into());
+            if is_check_of_proxy(parts, peer, &live.edge) {
+                return Ok(answer_check(context));
+            }
             asked.remember(parts);
             return Err(malformed.into());
         }
@@ -504,6 +508,14 @@ async fn forward(
 }
 
 /// Puts a renewed token on an answer, unless the answer already says something about that cookie (a logout).
+/// A proxy in front wants to know whether somebody answers. No host is named, so that no route and no backend is meant.
+fn answer_check(context: &mut Context) -> Response<AnswerBody> {
+    context.entry.decision = "allow";
+    context.entry.reason = "proxy_check";
+    tracing::debug!(request_id = context.entry.id(), "the check of a trusted proxy is answered here");
+    Response::new(AnswerBody::own(Full::default()))
+}
+
 fn add_cookie(live: &Live, headers: &mut HeaderMap, issued: &Issued, secure: bool) {
     let name = &live.config.cookie.name;
     if headers.get_all(header::SET_COOKIE).iter().any(|line| cookies::sets(line.as_bytes(), name)) {

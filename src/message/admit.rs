@@ -277,6 +277,18 @@ pub fn admit(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> Result<Admitted
     })
 }
 
+/// Whether this is what HAProxy's `option httpchk` asks by default, `OPTIONS / HTTP/1.0` without `Host`, and a trusted
+/// proxy asks it. `peer`: see [`admit`].
+#[must_use]
+pub fn is_check_of_proxy(head: &Parts, peer: Option<IpAddr>, edge: &Edge) -> bool {
+    let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.to_canonical());
+    head.version == Version::HTTP_10
+        && head.method == Method::OPTIONS
+        && head.uri == "/"
+        && [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].iter().all(|name| !head.headers.contains_key(name))
+        && vouched::is_trusted(peer, &edge.trusted_proxies)
+}
+
 /// The value of a header that came exactly once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
@@ -505,6 +517,29 @@ mod tests {
         }
         assert_eq!(get("/", &[("host", "a"), ("expect", "banana")]).unwrap_err(), Malformed::Expectation);
         assert!(get("/", &[("host", "a"), ("expect", "100-Continue")]).is_ok());
+    }
+
+    #[test]
+    fn a_check_of_a_proxy_is_that_very_request_from_a_trusted_peer() {
+        let (trusted, other) = (Some(IpAddr::from([10, 0, 0, 1])), Some(IpAddr::from([192, 0, 2, 1])));
+        let is_check = |method: &str, target: &str, version: Version, headers: &[(&str, &str)], peer| {
+            let mut head = head(method, target, headers);
+            head.version = version;
+            is_check_of_proxy(&head, peer, &edge())
+        };
+        assert!(is_check("OPTIONS", "/", Version::HTTP_10, &[], trusted));
+        assert!(is_check("OPTIONS", "/", Version::HTTP_10, &[("connection", "close")], trusted));
+        assert!(!is_check("OPTIONS", "/", Version::HTTP_10, &[], other));
+        // A unix socket counts as 127.0.0.1, which is not trusted here.
+        assert!(!is_check("OPTIONS", "/", Version::HTTP_10, &[], None));
+        assert!(!is_check("OPTIONS", "/", Version::HTTP_11, &[], trusted));
+        assert!(!is_check("GET", "/", Version::HTTP_10, &[], trusted));
+        for target in ["/a", "/?a", "http://a/"] {
+            assert!(!is_check("OPTIONS", target, Version::HTTP_10, &[], trusted), "{target}");
+        }
+        for name in ["host", "content-length", "transfer-encoding"] {
+            assert!(!is_check("OPTIONS", "/", Version::HTTP_10, &[(name, "1")], trusted), "{name}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::file_server::program;
 use crate::support::gateway::{free_port, ready};
+use crate::support::peer::Peer;
 use crate::support::{Builder, Connection, Gateway, Request, Upstream, reply, wait};
 
 /// The lines that a file gets at its end.
@@ -176,6 +178,50 @@ fn a_drain_that_runs_out_ends_with_1() {
     connection.begin(&Request::get("/").cookie(&token));
     wait::until("the request at the backend", || upstream.connections() > 0);
     assert_eq!(gateway.stop().code(), Some(1));
+}
+
+/// `option httpchk` without more, as it stands in configurations that worked before.
+#[test]
+fn haproxys_own_check_is_answered_for_a_trusted_proxy_and_asks_no_backend() {
+    use std::io::{Read as _, Write as _};
+    let upstream = Upstream::plain();
+    let route = "path = \"/\"\naccess = \"public\"\nupstream = \"app\"";
+    let start = |trusted: &str| {
+        let builder = Builder::new().upstream("app", &[&upstream.url]).route(route);
+        builder.set("server.trusted_proxies", trusted).start()
+    };
+    let (trusting, other) = (start("[\"127.0.0.1\"]"), start("[\"192.0.2.1\"]"));
+    let folder = tempfile::tempdir().unwrap();
+    let (port, socket) = (free_port(), folder.path().join("stats"));
+    let text = format!(
+        "global\n stats socket {socket} mode 600 level user\ndefaults\n mode http\n timeout connect 5s\n \
+         timeout client 60s\n timeout server 60s\n timeout check 10s\n option httpchk\n\
+         frontend f\n bind 127.0.0.1:{port}\n default_backend trusting\n\
+         backend trusting\n server s {} check inter 100ms\nbackend other\n server s {} check inter 100ms\n",
+        trusting.address,
+        other.address,
+        socket = socket.display(),
+    );
+    let file = folder.path().join("haproxy.cfg");
+    std::fs::write(&file, text).unwrap();
+    let mut command = std::process::Command::new(program("haproxy"));
+    command.arg("-db").arg("-f").arg(&file);
+    let front = Peer::start(command, port, &folder.path().join("haproxy.log"));
+    let finds = |line: &str, status: &str| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(b"show stat\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.lines().any(|found| found.starts_with(line) && found.contains(status))
+    };
+    wait::until("both to be checked", || finds("trusting,s,", ",L7OK,200,") && finds("other,s,", ",L7STS,400,"));
+    assert!(finds("trusting,s,", ",UP,"));
+    assert_eq!(upstream.count(), 0, "a check went on to the backend");
+    let mut connection = Connection::to(([127, 0, 0, 1], front.port).into());
+    connection.try_send(&Request::get("/")).unwrap().expect(200);
+    wait::until("the line of a check", || {
+        trusting.log_lines("access").iter().any(|line| line["reason"] == "proxy_check" && line["status"] == 200)
+    });
 }
 
 #[test]

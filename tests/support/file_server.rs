@@ -128,7 +128,7 @@ fn apache(own: &Path, name: &str, port: u16, files: &Path, encoded_slashes: &str
 }
 
 /// Where a system program is: not every user has `sbin` in the path.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("there is no {name}: run tests/run, which installs it"))
