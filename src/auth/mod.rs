@@ -4,6 +4,7 @@
 //! - Finding out who sent a request ([`identify`]) does no I/O and takes no lock.
 //! - Whatever fails, is doubled or contradicts itself names nobody.
 
+pub mod adoption;
 pub mod cache;
 pub mod centre;
 #[cfg(test)]

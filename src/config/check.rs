@@ -146,6 +146,14 @@ impl Reading<'_> {
                 }
             }
         }
+        if store.kind == StoreKind::None {
+            for (name, section) in root.section("upstream").named() {
+                if upstreams.get(&name.text).is_some_and(|upstream| upstream.adopt_login) {
+                    let problem = "needs a store here; with store.kind = \"none\" logins are the centre's";
+                    section.problem(&section.place_of("adopt_login"), "adopt_login", problem);
+                }
+            }
+        }
         let read_routes = routes::routes(&root, &upstreams, &portal_prefix);
         let tests = routes::tests(&root);
         let log = self.log(root.section("log"));

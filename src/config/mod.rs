@@ -286,6 +286,8 @@ pub struct Upstream {
     pub reuse: Reuse,
     /// This backend gets the access token too, because it verifies it itself.
     pub forward_token: bool,
+    /// A token that this backend sets as our cookie becomes a session, and its deletion of the cookie is a logout.
+    pub adopt_login: bool,
     /// This backend gets `Authorization: Basic` with the person's name and `identity.basic_password`, and nobody else's.
     pub basic: bool,
 }

@@ -49,6 +49,7 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
             }
             good.then_some(text.text)
         });
+        let forward_token = one.boolean("forward_token", false);
         let upstream = Upstream {
             name: name.text.clone(),
             urls,
@@ -63,7 +64,8 @@ pub(super) fn upstreams(reading: &Reading<'_>, section: &Section<'_>, server: &S
                 &[("without_body", Reuse::WithoutBody), ("always", Reuse::Always), ("never", Reuse::Never)],
                 Reuse::WithoutBody,
             ),
-            forward_token: one.boolean("forward_token", false),
+            forward_token,
+            adopt_login: adopt_login(&one, forward_token),
             basic: one.boolean("basic", false),
         };
         one.close();
@@ -81,6 +83,21 @@ fn fixed_host(section: &Section<'_>, text: &Text) -> UpstreamHost {
         section.problem(&text.place, "host", "must be \"preserve\", \"upstream\" or a host such as \"app.internal\"");
     }
     UpstreamHost::Fixed(text.text.clone())
+}
+
+/// The backend has to be shown the token that takes its own one's place, and a session has to be stored.
+fn adopt_login(section: &Section<'_>, forward_token: bool) -> bool {
+    let adopts = section.boolean("adopt_login", false);
+    let place = section.place_of("adopt_login");
+    if adopts && !forward_token {
+        section.problem(
+            &place,
+            "adopt_login",
+            "needs forward_token = true in the same section: this backend has to get the token that takes its own one's \
+             place",
+        );
+    }
+    adopts
 }
 
 fn server_name(section: &Section<'_>) -> Option<String> {

@@ -83,6 +83,7 @@ pub fn headers(data: &[u8]) {
         guarded: &Guarded::new(&identity, true),
         identity: &pass.person().map(|person| crate::message::identity::lines(&identity, person)).unwrap_or_default(),
         cookie_name: "access_token",
+        said_of_cookie: std::cell::RefCell::default(),
         own_bearer,
         body_timeout: Duration::from_secs(1),
         disbelieved: std::cell::Cell::new(false),

@@ -98,6 +98,11 @@ impl Live {
         Arc::ptr_eq(&self.health, &other.health)
     }
 
+    /// What the file says of an upstream, by its place among the router's.
+    pub(super) fn upstream(&self, index: usize) -> Option<&crate::config::Upstream> {
+        self.config.upstreams.get(self.router.upstreams().get(index)?)
+    }
+
     /// One worker's upstreams. Fails where a `ca_file` or the system's certificates can't be read.
     pub(super) fn connect_upstreams(&self, clock: &Clock) -> io::Result<Upstreams> {
         Upstreams::new(self.router.upstreams(), &self.config.upstreams, Arc::clone(&self.health), clock.clone())

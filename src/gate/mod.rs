@@ -13,6 +13,7 @@
 //!
 //! Every error on the way becomes an answer in [`reject`] and nowhere else.
 
+mod adoption;
 mod body;
 mod circle;
 mod core;
@@ -23,7 +24,7 @@ mod reject;
 mod request_id;
 mod streams;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -300,6 +301,7 @@ async fn serve(
                 guarded: &live.guarded,
                 identity: &identity,
                 cookie_name: &live.config.cookie.name,
+                said_of_cookie: RefCell::default(),
                 own_bearer: known.identified.own_bearer,
                 body_timeout: live.config.server.limits.body_timeout,
                 spelling,
@@ -314,7 +316,13 @@ async fn serve(
                 shared.peers().warn(Matter::Disbelieved, peer);
             }
             match answer {
-                Ok(response) => {
+                Ok(mut response) => {
+                    if !outgoing.said_of_cookie.borrow().is_empty() {
+                        let headers = &parts.headers;
+                        let upstream = live.upstream(upstream).ok_or(Rejection::Defect)?;
+                        let spoken = adoption::Spoken { core, live, upstream, known: &known, admitted, headers };
+                        Box::pin(spoken.act(&outgoing.said_of_cookie, response.headers_mut())).await;
+                    }
                     if response.status().is_redirection() {
                         circle::look_at(live, admitted, &route.name, parts.uri.path(), response.headers());
                     }
@@ -373,18 +381,23 @@ impl Known {
         }
         let shared = core.shared();
         let (name, now) = (&live.config.cookie.name, shared.clock().unix_seconds());
+        self.valid_cookies()
+            .map(|verified| {
+                let credential = (Arc::clone(verified), Source::Cookie);
+                let text = core.with_tokens(|tokens| {
+                    let shown = shared.sessions().has_centre();
+                    let find =
+                        || presented(&parts.headers, name, &live.ring, tokens, &credential, now).map(str::to_owned);
+                    shown.then(find).flatten()
+                });
+                (credential.0, text)
+            })
+            .collect()
+    }
+
+    fn valid_cookies(&self) -> impl Iterator<Item = &Arc<Verified>> {
         let own = self.identified.credential.iter().filter(|(_, source)| *source == Source::Cookie);
-        let all = own.map(|(verified, _)| verified).chain(&self.identified.other_cookies);
-        all.map(|verified| {
-            let credential = (Arc::clone(verified), Source::Cookie);
-            let text = core.with_tokens(|tokens| {
-                let shown = shared.sessions().has_centre();
-                let find = || presented(&parts.headers, name, &live.ring, tokens, &credential, now).map(str::to_owned);
-                shown.then(find).flatten()
-            });
-            (credential.0, text)
-        })
-        .collect()
+        own.map(|(verified, _)| verified).chain(&self.identified.other_cookies)
     }
 
     /// The text of the token, for a gateway that has to show it to its centre.

@@ -18,7 +18,7 @@ pub(super) enum Matter {
 
 /// Which peers have been told of.
 #[derive(Default)]
-pub(super) struct Peers(Mutex<HashSet<(Matter, IpAddr)>>);
+pub(super) struct Peers(Mutex<HashSet<(Matter, IpAddr)>>, Mutex<HashSet<String>>);
 
 impl Peers {
     /// Warns, if this peer has not been told of for this matter, and fewer than 64 have been in all.
@@ -38,6 +38,12 @@ impl Peers {
                 "{header} of the trusted proxy {peer} can't be understood; what it says of the scheme counts as https"
             ),
         }
+    }
+
+    /// Whether this upstream has not been told of; one more than 64 is not.
+    pub(super) fn is_new_upstream(&self, name: &str) -> bool {
+        let mut told = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        !told.contains(name) && told.len() < MAX_PEERS && told.insert(name.to_owned())
     }
 
     fn is_new(&self, matter: Matter, peer: Option<IpAddr>) -> bool {

@@ -305,7 +305,7 @@ fn log(rejection: &Rejection, context: &Context) {
 }
 
 /// An error with all its causes on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -252,6 +252,44 @@ pub fn sets(set_cookie: &[u8], name: &str) -> bool {
     is_ours(&pair, name.to_ascii_lowercase().as_bytes())
 }
 
+/// What a `Set-Cookie` line of our name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidOfOurs<'a> {
+    Set(&'a str),
+    Deleted,
+}
+
+/// Reads a `Set-Cookie` line as browsers do (RFC 6265 section 5.2): `None` where it is not exactly of that name, or no
+/// text. `now`: Unix seconds.
+#[must_use]
+pub fn said_of_ours<'a>(set_cookie: &'a HeaderValue, name: &str, now: u64) -> Option<SaidOfOurs<'a>> {
+    let mut parts = set_cookie.to_str().ok()?.split(';').map(|part| part.split_once('=').unwrap_or((part, "")));
+    let (_, value) = parts.next().filter(|(key, _)| key.trim() == name)?;
+    let (mut max_age, mut expires) = (None, None);
+    for (key, value) in parts {
+        let (key, value) = (key.trim(), value.trim());
+        if key.eq_ignore_ascii_case("max-age") {
+            let digits = value.strip_prefix('-').unwrap_or(value);
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                max_age = Some(value.starts_with('-') || digits.bytes().all(|byte| byte == b'0'));
+            }
+        } else if key.eq_ignore_ascii_case("expires") {
+            // PHP writes hyphens where others have blanks.
+            let date = value.replacen('-', " ", 2);
+            let date = httpdate::parse_http_date(value).or_else(|_| httpdate::parse_http_date(&date));
+            if let Ok(date) = date {
+                let seconds = date.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                expires = Some(seconds <= now);
+            }
+        }
+    }
+    let value = value.trim();
+    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    // `Max-Age` goes before `Expires`.
+    let is_deleted = value.is_empty() || max_age.or(expires).unwrap_or(false);
+    Some(if is_deleted { SaidOfOurs::Deleted } else { SaidOfOurs::Set(value) })
+}
+
 /// Writes our `Set-Cookie`; `max_age` in seconds, 0 clears it. A value that can't stand in a header clears it, too.
 #[must_use]
 pub fn set_cookie(config: &Cookie, secure: bool, value: &str, max_age: u64) -> HeaderValue {
@@ -382,6 +420,32 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(sets(value.as_bytes(), "access_token"), ours, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_our_name_sets_or_deletes() {
+        use SaidOfOurs::{Deleted, Set};
+        for (line, said) in [
+            ("access_token=a.b.c; path=/; httponly", Some(Set("a.b.c"))),
+            (" access_token = \"a.b.c\"", Some(Set("a.b.c"))),
+            ("access_token=x; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT", Some(Set("x"))),
+            ("access_token=x; Max-Age=soon", Some(Set("x"))),
+            ("access_token=x; Expires=Thu, 01 Jan 2037 00:00:00 GMT", Some(Set("x"))),
+            ("access_token=; path=/", Some(Deleted)),
+            ("access_token=\"\"", Some(Deleted)),
+            ("access_token=x; max-age=0", Some(Deleted)),
+            ("access_token=x; Max-Age=-1", Some(Deleted)),
+            ("access_token=x; expires=Thu, 01 Jan 1970 00:00:00 GMT", Some(Deleted)),
+            ("access_token=deleted; expires=Thu, 01-Jan-1970 00:00:01 GMT; Max-Age=0", Some(Deleted)),
+            ("access_token=deleted; expires=Thu, 01-Jan-1970 00:00:01 GMT", Some(Deleted)),
+            ("Access_Token=x", None),
+            ("=access_token=x", None),
+            ("access%5ftoken=x", None),
+            ("other=x", None),
+        ] {
+            let value = HeaderValue::from_static(line);
+            assert_eq!(said_of_ours(&value, "access_token", 1_800_000_000), said, "{line}");
         }
     }
 

@@ -17,7 +17,7 @@ mod trailers;
 mod tunnel;
 mod upload;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -71,6 +71,8 @@ pub struct Outgoing<'a> {
     pub identity: &'a [u8],
     /// Taken out of `Cookie`, unless the upstream's `forward_token` says otherwise.
     pub cookie_name: &'a str,
+    /// Each `Set-Cookie` line of that name that the answer had. None of them goes on.
+    pub said_of_cookie: RefCell<Vec<HeaderValue>>,
     /// `Authorization` holds a token of ours: it goes no further, unless `forward_token`.
     pub own_bearer: bool,
     /// Between two pieces of the request's body.
@@ -264,6 +266,7 @@ impl Upstreams {
                 upgrade: outgoing.admitted.websocket,
                 guarded: outgoing.guarded,
                 cookie_name: outgoing.cookie_name,
+                said_of_cookie: &outgoing.said_of_cookie,
             },
         };
         exchange.run(upload).await

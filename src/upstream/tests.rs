@@ -41,6 +41,7 @@ fn config(urls: Vec<UpstreamUrl>) -> config::Upstream {
         server_name: None,
         reuse: Reuse::WithoutBody,
         forward_token: false,
+        adopt_login: false,
         basic: false,
     }
 }
@@ -123,6 +124,7 @@ async fn answer(
         guarded: &Guarded::new(&[], false),
         identity: b"",
         cookie_name: "access_token",
+        said_of_cookie: std::cell::RefCell::default(),
         own_bearer: false,
         body_timeout,
         disbelieved: std::cell::Cell::new(false),

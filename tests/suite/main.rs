@@ -26,6 +26,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adoption;
 mod browser;
 mod build;
 mod central;

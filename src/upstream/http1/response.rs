@@ -1,5 +1,6 @@
 //! Reading an answer's head: what the client may see of it, and where the answer ends.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +24,8 @@ pub(in super::super) struct Asked<'a> {
     pub(in super::super) upgrade: bool,
     pub(in super::super) guarded: &'a Guarded,
     pub(in super::super) cookie_name: &'a str,
+    /// The `Set-Cookie` lines of that name are put here, and never into the answer.
+    pub(in super::super) said_of_cookie: &'a RefCell<Vec<HeaderValue>>,
 }
 
 /// An answer's head as the client may see it.
@@ -258,8 +261,8 @@ fn sort(
             }
             "upgrade" => said.websocket = value.as_bytes().eq_ignore_ascii_case(b"websocket"),
             "set-cookie" if cookies::sets(value.as_bytes(), asked.cookie_name) => {
-                // Nobody but us sets our cookie.
-                tracing::warn!("an upstream tried to set our cookie; its Set-Cookie was dropped");
+                // Nobody but us sets our cookie; what is to be made of it is for the gate to say.
+                asked.said_of_cookie.borrow_mut().push(value);
             }
             "www-authenticate" => {
                 said.logs_in |= ties::names_one(value.as_bytes());
@@ -404,7 +407,14 @@ mod tests {
     fn read_as(text: &[u8], head_only: bool, upgrade: bool) -> (Result<Read, Malformed>, Vec<u8>) {
         let mut bytes = BytesMut::from(text);
         let guarded = Guarded::new(&[], false);
-        let asked = Asked { head_only, upgrade, guarded: &guarded, cookie_name: "access_token" };
+        let said_of_cookie = RefCell::default();
+        let asked = Asked {
+            head_only,
+            upgrade,
+            guarded: &guarded,
+            cookie_name: "access_token",
+            said_of_cookie: &said_of_cookie,
+        };
         let read = read(&mut bytes, &asked);
         (read, bytes.to_vec())
     }
