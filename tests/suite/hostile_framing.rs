@@ -966,7 +966,8 @@ fn framing_27_pipelined_requests_each_by_their_own_credential_also_a_login() {
 fn framing_30_to_32_bodies_of_every_method_are_bodies_and_nothing_else() {
     let line = Line::new("framing 30 to 32");
     let embedded = SMUGGLED.repeat(3);
-    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "PROPFIND", "SEARCH"] {
+    // Not SEARCH: its body names what it acts on, so it is let in only where all of the backend is open (further targets).
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PUT", "PATCH", "PROPFIND", "REPORT"] {
         for chunked in [false, true] {
             let framed = if chunked {
                 format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{embedded}\r\n0\r\n\r\n", embedded.len())

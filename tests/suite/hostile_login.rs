@@ -698,12 +698,12 @@ fn no_text_becomes_structure_on_any_page() {
 #[test]
 fn the_title_of_the_login_page_is_text_too() {
     let upstream = Upstream::plain();
-    for payload in ["</title><script>alert(1)</script>", "\"'><b>{{7*7}}"] {
+    for payload in ["</title><script>alert(1)</script>", "\"'><b>{{7919*7907}}"] {
         let title = serde_json::to_string(payload).unwrap();
         let gateway = Builder::guarding(&upstream).set("login.title", &title).start();
         let html = gateway.send(&Request::get("/login").navigation()).expect(200).text();
         assert!(!html.contains(payload) && html.contains(&escaped(payload)), "{html}");
-        assert!(!html.contains("49"), "{html}");
+        assert!(!html.contains("62615533"), "{html}");
     }
 }
 
