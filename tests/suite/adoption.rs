@@ -19,7 +19,7 @@ fn id_of(gateway: &Gateway, name: &str) -> String {
 }
 
 #[test]
-fn koas_own_login_and_logout_work_unchanged() {
+fn a_koa_applications_login_and_logout_are_adopted() {
     let builder = Builder::new();
     let port = free_port();
     let mut command = node("peers/app.js");
